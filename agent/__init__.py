@@ -1,0 +1,1 @@
+"""The decisions: configuration, polling, detection, alerts, forwarding, the service and its command line."""

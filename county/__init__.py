@@ -1,0 +1,1 @@
+"""The county's end: the reference receiver of the contract."""

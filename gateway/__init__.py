@@ -1,0 +1,1 @@
+"""The box: everything that touches the world (ports, disk, broker, clock)."""

@@ -1,0 +1,284 @@
+"""The county contract, version 1: what gateway and county say to each other over MQTT.
+
+The rules, which both ends keep:
+
+1. Topics are `shuiwang/v1/<county>/<gateway>/<leaf>`, always QoS 1; only `state` is retained.
+2. `seq` counts per (epoch, stream) from 1 without holes; the streams are `telemetry` and `alert`. An epoch is a
+   ULID that is made together with the gateway's store; a new epoch begins again at 1.
+3. The county stores a message, then acknowledges cumulatively. The gateway keeps a message until then.
+4. A `seq` that the county already has is dropped. Exactly once in effect, over a network that delivers at least once.
+5. A message that had to be dropped for want of space keeps its `seq`; `dropped` stands in place of `readings`.
+6. Whoever does not know a key ignores it, so keys can be added within version 1; a change of meaning is version 2.
+
+`docs/contract.md` explains it for people, `docs/asyncapi.json` is generated from these types.
+"""
+
+import datetime
+import enum
+import re
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from protocols.errors import ContractError
+
+ROOT: Final = "shuiwang/v1"
+STATE_SCHEMA: Final = "shuiwang/state/1"
+TELEMETRY_SCHEMA: Final = "shuiwang/telemetry/1"
+ALERT_SCHEMA: Final = "shuiwang/alert/1"
+ACK_SCHEMA: Final = "shuiwang/ack/1"
+
+# mosquitto accepts 256 MiB, most platforms a few hundred KiB; 500 readings are about 60 KiB.
+PAYLOAD_BYTES_MAX: Final = 256 * 1024
+READINGS_PER_MESSAGE_MAX: Final = 500
+
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
+Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, description="a-z, 0-9 and -; no name of a person")]
+Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}$", description="a ULID")]
+Seq = Annotated[int, msgspec.Meta(ge=1, description="counts per (epoch, stream) from 1 without holes")]
+UpTo = Annotated[int, msgspec.Meta(ge=0, description="every seq up to and including this one is stored")]
+Volume = Annotated[int, msgspec.Meta(ge=0, description="the meter's register in millilitres")]
+Instant = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$",
+        description="UTC with milliseconds, RFC 3339",
+        examples=["2026-11-21T20:39:00.000Z"],
+        extra_json_schema={"format": "date-time"},
+    ),
+]
+
+
+class Leaf(enum.StrEnum):
+    """The last part of a topic: which kind of message travels there."""
+
+    STATE = "state"
+    TELEMETRY = "telemetry"
+    ALERT = "alert"
+    ACK = "ack"
+
+
+class Stream(enum.StrEnum):
+    """A numbered sequence of messages from gateway to county."""
+
+    ALERT = "alert"
+    TELEMETRY = "telemetry"
+
+
+class Kind(enum.StrEnum):
+    """What an alert is about."""
+
+    LOW_USAGE = "low_usage"
+    METER_SILENT = "meter_silent"
+    LEAK = "leak"
+    BURST = "burst"
+    REVERSE_FLOW = "reverse_flow"
+    BUS_FAULT = "bus_fault"
+    SUPPLY_OUTAGE = "supply_outage"
+    STORAGE_DEGRADED = "storage_degraded"
+    CLOCK_UNTRUSTED = "clock_untrusted"
+
+
+class Level(enum.StrEnum):
+    """How urgent an alert is: red sends someone to the door."""
+
+    YELLOW = "yellow"
+    RED = "red"
+
+
+class AlertState(enum.StrEnum):
+    """Where an episode stands."""
+
+    OPEN = "open"
+    ESCALATED = "escalated"
+    CLEARED = "cleared"
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Birth, and (as the broker's will or on a clean stop) the end of a gateway's connection. Retained."""
+
+    schema: Annotated[str, msgspec.Meta(pattern=r"^shuiwang/state/1$")] = msgspec.field()
+    online: bool = msgspec.field()
+    epoch: Epoch | None = None
+    agent: str | None = None
+    boot_id: str | None = None
+    meters: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    reason: str | None = None
+
+
+class TelemetryReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One reading. `volume_ml` is null exactly when there was none, and `reason` then says why.
+
+    `clock` says whether the gateway's clock was disciplined; `uncertainty_ms` how far `at` may be off, where known.
+    """
+
+    meter: Name
+    at: Instant
+    volume_ml: Volume | None
+    quality: str
+    clock: str
+    reason: str | None = None
+    flags: tuple[str, ...] = ()
+    uncertainty_ms: int | None = None
+
+
+class Dropped(msgspec.Struct, frozen=True, kw_only=True, rename={"start": "from", "end": "to"}):
+    """A tombstone: how many readings of which time were dropped for want of space."""
+
+    readings: Annotated[int, msgspec.Meta(ge=0)]
+    start: Instant
+    end: Instant
+
+
+class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Readings of one poll cycle, or the tombstone in their place. Exactly one of the two is present."""
+
+    schema: Annotated[str, msgspec.Meta(pattern=r"^shuiwang/telemetry/1$")] = msgspec.field()
+    gateway: Name
+    epoch: Epoch
+    seq: Seq
+    sent_at: Instant
+    readings: tuple[TelemetryReading, ...] | None = None
+    dropped: Dropped | None = None
+
+    def __post_init__(self) -> None:
+        if (self.readings is None) == (self.dropped is None):
+            raise ValueError("exactly one of `readings` and `dropped` must be present")
+
+
+class AlertBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One step of one episode; `id` stays the same from open to cleared.
+
+    `since` is when the condition began, `at` when this step was decided. `historical` is true when a later step of
+    the same episode exists already: nobody needs to be sent because of this message. `meter` is absent only in
+    alerts about the gateway itself. `evidence` holds the figures that led to the decision; its keys depend on `kind`.
+    """
+
+    id: Epoch
+    meter: Name | None = None
+    kind: Kind
+    state: AlertState
+    level: Level
+    since: Instant
+    at: Instant
+    historical: bool = msgspec.field()
+    evidence: dict[str, Any] = msgspec.field()
+
+
+class Alert(msgspec.Struct, frozen=True, kw_only=True):
+    """One alert message."""
+
+    schema: Annotated[str, msgspec.Meta(pattern=r"^shuiwang/alert/1$")] = msgspec.field()
+    gateway: Name
+    epoch: Epoch
+    seq: Seq
+    sent_at: Instant
+    alert: AlertBody
+
+
+class NotUnderstood(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that the county has stored as it came, but could not read. The gateway keeps its copy aside."""
+
+    stream: Stream
+    seq: Seq
+    reason: str
+
+
+class Ack(msgspec.Struct, frozen=True, kw_only=True):
+    """What the county has stored, cumulatively, and which of it it could not understand."""
+
+    schema: Annotated[str, msgspec.Meta(pattern=r"^shuiwang/ack/1$")] = msgspec.field()
+    epoch: Epoch
+    alert_up_to: UpTo = 0
+    telemetry_up_to: UpTo = 0
+    not_understood: tuple[NotUnderstood, ...] = ()
+
+
+Message = State | Telemetry | Alert | Ack
+MESSAGE_OF_LEAF: Final[dict[Leaf, type[Message]]] = {
+    Leaf.STATE: State,
+    Leaf.TELEMETRY: Telemetry,
+    Leaf.ALERT: Alert,
+    Leaf.ACK: Ack,
+}
+_ENCODER: Final = msgspec.json.Encoder()
+_DECODERS: Final = {leaf: msgspec.json.Decoder(message) for leaf, message in MESSAGE_OF_LEAF.items()}
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose message it is, and which kind."""
+
+    county: str
+    gateway: str
+    leaf: Leaf
+
+
+def topic(county: str, gateway: str, leaf: Leaf) -> str:
+    """Return the topic of one gateway's messages of one kind; `+` is allowed where a subscriber means all."""
+    return f"{ROOT}/{county}/{gateway}/{leaf}"
+
+
+def parse_topic(text: str) -> Topic:
+    """Take a topic apart.
+
+    Raises ContractError for a topic that is not of this contract.
+    """
+    match = re.fullmatch(re.escape(ROOT) + r"/([^/]+)/([^/]+)/([^/]+)", text)
+    if not match or match[3] not in set(Leaf):
+        raise ContractError(f"topic {text!r} is not {ROOT}/<county>/<gateway>/<{'|'.join(Leaf)}>")
+    for name in match.group(1, 2):
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ContractError(f"topic {text!r}: {name!r} may only hold a-z, 0-9 and -")
+    return Topic(county=match[1], gateway=match[2], leaf=Leaf(match[3]))
+
+
+def encode(message: Message) -> bytes:
+    """Return the JSON payload of a message."""
+    return _ENCODER.encode(message)
+
+
+def decode(leaf: Leaf, payload: bytes) -> Message:
+    """Return the message in a payload.
+
+    Raises ContractError, which says where and why, for anything that is not a valid message of that kind.
+    """
+    if len(payload) > PAYLOAD_BYTES_MAX:
+        raise ContractError(f"{leaf}: {len(payload)} bytes; the contract allows {PAYLOAD_BYTES_MAX}")
+    try:
+        return _DECODERS[leaf].decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ContractError(f"{leaf}: {error}") from error
+
+
+class Numbered(msgspec.Struct, frozen=True, kw_only=True):
+    """The least that a message must say about itself so that it can be set aside in its place in the stream."""
+
+    epoch: Epoch
+    seq: Seq
+
+
+def decode_number(payload: bytes) -> Numbered | None:
+    """Return epoch and seq of a message that is otherwise not understood, or None where even those are unreadable."""
+    try:
+        return msgspec.json.decode(payload, type=Numbered)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def instant(wall_ms: int) -> str:
+    """Return a wall clock value (UTC, ms since 1970) as the contract writes it."""
+    seconds, milliseconds = divmod(wall_ms, 1000)
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+
+
+def wall_ms(text: str) -> int:
+    """Return the wall clock value (UTC, ms since 1970) of an instant.
+
+    Raises ContractError for a date that does not exist.
+    """
+    try:
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ContractError(f"{text!r} is not a date: {error}") from error
+    return round(moment.timestamp() * 1000)

@@ -1,0 +1,214 @@
+"""Modbus RTU frames for reading registers, both sides of the line, sans I/O.
+
+A reader is fed bytes as they come and returns an event, or None while it needs more, or raises; `close()` is called
+when the time is up and says what went wrong. Timing belongs to whoever feeds. Frames are those of "MODBUS over
+Serial Line V1.02" (RTU mode, CRC-16) and "MODBUS Application Protocol V1.1b3" (functions 3 and 4).
+
+    request     unit  function  address(2)  count(2)        crc(2)
+    response    unit  function  byte count  registers(2n)   crc(2)
+    exception   unit  function|80H  code                    crc(2)
+
+Portable: also runs on MicroPython.
+"""
+
+from protocols.errors import Garbled, MeterRefused, NoResponse, UsageError, WrongAnswer
+
+READ_HOLDING_REGISTERS = 3
+READ_INPUT_REGISTERS = 4
+READ_FUNCTIONS = (READ_HOLDING_REGISTERS, READ_INPUT_REGISTERS)
+
+UNIT_MIN, UNIT_MAX = 1, 247  # 0 is broadcast, 248-255 are reserved (Serial Line 2.2)
+REGISTERS_MAX = 125  # per request (Application Protocol 6.3)
+REQUEST_BYTES = 8
+EXCEPTION_BYTES = 5
+# Everything that a slow, noisy line can put before and after one frame; more is no frame but a babbling device.
+BUFFER_BYTES_MAX = 1024
+
+ILLEGAL_FUNCTION, ILLEGAL_DATA_ADDRESS, ILLEGAL_DATA_VALUE = 1, 2, 3
+EXCEPTION_NAMES = {
+    1: "illegal function",
+    2: "illegal data address",
+    3: "illegal data value",
+    4: "device failure",
+    5: "acknowledge",
+    6: "device busy",
+    8: "memory parity error",
+    10: "gateway path unavailable",
+    11: "gateway target failed to respond",
+}
+
+
+def crc16(data: bytes | bytearray) -> int:
+    """Return the CRC-16 of Modbus over data, as an integer; on the wire its low byte goes first."""
+    crc = 0xFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ 0xA001 if crc & 1 else crc >> 1
+    return crc
+
+
+def add_crc(data: bytes | bytearray) -> bytes:
+    """Return data with its CRC behind it."""
+    crc = crc16(data)
+    return bytes(data) + bytes((crc & 0xFF, crc >> 8))
+
+
+def has_crc(frame: bytes | bytearray) -> bool:
+    """Tell whether the last two bytes of frame are the CRC of those before."""
+    return len(frame) > 2 and crc16(frame[:-2]) == frame[-2] | frame[-1] << 8
+
+
+class ReadRequest:
+    """A request for `count` registers from wire address `address` (0-based) of one unit."""
+
+    def __init__(self, *, unit: int, function: int, address: int, count: int) -> None:
+        """Check the request: UsageError says which number is out of range."""
+        if not UNIT_MIN <= unit <= UNIT_MAX:
+            raise UsageError(f"unit {unit} is not within {UNIT_MIN}-{UNIT_MAX}")
+        if function not in READ_FUNCTIONS:
+            raise UsageError(f"function {function} does not read registers; 3 and 4 do")
+        if not 1 <= count <= REGISTERS_MAX:
+            raise UsageError(f"{count} registers in one request; 1-{REGISTERS_MAX} are possible")
+        if not 0 <= address <= 0x10000 - count:
+            raise UsageError(f"registers {address} to {address + count - 1} are not all within 0-65535")
+        self.unit = unit
+        self.function = function
+        self.address = address
+        self.count = count
+
+    def encode(self) -> bytes:
+        """Return the frame."""
+        head = (self.unit, self.function, self.address >> 8, self.address & 0xFF, self.count >> 8, self.count & 0xFF)
+        return add_crc(bytes(head))
+
+    def reader(self) -> "ResponseReader":
+        """Return a fresh reader for the answer."""
+        return ResponseReader(self)
+
+    @property
+    def response_bytes(self) -> int:
+        """The length of the frame that answers."""
+        return 5 + 2 * self.count
+
+
+class ResponseReader:
+    """Finds the answer to one request among the bytes that come back, whatever noise stands around it."""
+
+    def __init__(self, request: ReadRequest) -> None:
+        self.request = request
+        self.buffer = bytearray()
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take bytes; return the answering frame (normal or exception) once it is complete, else None.
+
+        Raises Garbled when more bytes come than any frame with noise around it can have.
+        """
+        self.buffer += data
+        if len(self.buffer) > BUFFER_BYTES_MAX:
+            raise Garbled(f"more than {BUFFER_BYTES_MAX} bytes and no answer among them: a device babbles")
+        for start in range(len(self.buffer) - EXCEPTION_BYTES + 1):
+            frame = self._frame_at(start)
+            if frame:
+                return frame
+        return None
+
+    def close(self) -> None:
+        """Say, when the time is up, why there is no answer: raises NoResponse, WrongAnswer or Garbled."""
+        if not self.buffer:
+            raise NoResponse("no answer")
+        stranger = self._stranger()
+        if stranger:
+            raise WrongAnswer("answered by " + stranger)
+        raise Garbled(f"{len(self.buffer)} bytes, no valid frame: {hex_dump(self.buffer)}")
+
+    def _frame_at(self, start: int) -> bytes | None:
+        request = self.request
+        if self.buffer[start] != request.unit:
+            return None
+        if self.buffer[start + 1] == request.function and self.buffer[start + 2] == 2 * request.count:
+            end = start + request.response_bytes
+        elif self.buffer[start + 1] == request.function | 0x80:
+            end = start + EXCEPTION_BYTES
+        else:
+            return None
+        frame = bytes(self.buffer[start:end])
+        return frame if start + len(frame) == end and has_crc(frame) else None
+
+    def _stranger(self) -> str | None:
+        """Describe a valid frame that answers something else, if the buffer is one."""
+        frame = bytes(self.buffer)
+        if frame == self.request.encode():
+            return "our own request (echo); the adapter or the wiring repeats what is sent"
+        if not has_crc(frame) or len(frame) < EXCEPTION_BYTES:
+            return None
+        if frame[0] != self.request.unit:
+            return f"unit {frame[0]}, asked was unit {self.request.unit}"
+        return (
+            f"function {frame[1]} with {len(frame)} bytes; "
+            f"asked were function {self.request.function} and {self.request.count} registers"
+        )
+
+
+def decode_response(frame: bytes) -> list[int]:
+    """Return the registers of a normal response.
+
+    Raises MeterRefused for an exception response. The frame must have passed a reader.
+    """
+    if frame[1] & 0x80:
+        code = frame[2]
+        raise MeterRefused(f"exception {code} ({EXCEPTION_NAMES.get(code, 'unknown code')})")
+    data = frame[3:-2]
+    return [data[i] << 8 | data[i + 1] for i in range(0, len(data), 2)]
+
+
+def encode_response(request: ReadRequest, registers: list[int]) -> bytes:
+    """Return the frame in which a meter answers a request with registers."""
+    assert len(registers) == request.count
+    body = bytearray((request.unit, request.function, 2 * len(registers)))
+    for register in registers:
+        body += bytes((register >> 8, register & 0xFF))
+    return add_crc(body)
+
+
+def encode_exception(request: ReadRequest, code: int) -> bytes:
+    """Return the frame in which a meter refuses a request."""
+    return add_crc(bytes((request.unit, request.function | 0x80, code)))
+
+
+class RequestReader:
+    """The meter's side: finds read requests to any unit among the bytes on the line."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+
+    def feed(self, data: bytes) -> ReadRequest | None:
+        """Take bytes; return the ReadRequest that they complete, else None. What stands before it is dropped."""
+        self.buffer += data
+        for start in range(len(self.buffer) - REQUEST_BYTES + 1):
+            frame = self.buffer[start : start + REQUEST_BYTES]
+            if frame[1] in READ_FUNCTIONS and has_crc(frame):
+                del self.buffer[: start + REQUEST_BYTES]
+                try:
+                    return decode_request(frame)
+                except UsageError:
+                    return None
+        if len(self.buffer) > BUFFER_BYTES_MAX:
+            del self.buffer[:-REQUEST_BYTES]
+        return None
+
+    def silence(self) -> None:
+        """Note a pause of 3.5 characters: what came before it and is no frame will not become one."""
+        self.buffer = bytearray()
+
+
+def decode_request(frame: bytes | bytearray) -> ReadRequest:
+    """Return the ReadRequest in a frame. Raises UsageError where its numbers are out of range."""
+    return ReadRequest(
+        unit=frame[0], function=frame[1], address=frame[2] << 8 | frame[3], count=frame[4] << 8 | frame[5]
+    )
+
+
+def hex_dump(data: bytes | bytearray) -> str:
+    """Return data as spaced upper-case pairs."""
+    return " ".join(f"{byte:02X}" for byte in data)

@@ -1,0 +1,210 @@
+"""Meter profiles: one TOML file says how one meter model is read, and proves it with frames.
+
+    [profile]                  name, title, protocol, where the facts come from
+    [line]                     the factory settings of the serial line
+    [timing]                   how long the meter may take
+    [modbus]                   the protocol's own table (see `protocols.registers`)
+    [[test]]                   frames from the line and the volume they mean
+
+A new wire protocol is one module and one line in `PROTOCOLS`.
+"""
+
+import tomllib
+import typing
+from collections.abc import Callable, Generator
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from protocols import registers
+from protocols.errors import MeterError, ProfileError
+from protocols.reading import Measurement
+
+PROFILE_NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]*$"
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Serial settings as the meter leaves the factory; what `[[bus]]` says in the configuration wins."""
+
+    baudrate: int = 9600
+    parity: Annotated[str, msgspec.Meta(pattern="^[NEO]$")] = "N"
+    stop_bits: Annotated[int, msgspec.Meta(ge=1, le=2)] = 1
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the meter behaves in time. `timeout_ms` runs from the request's last bit to the answer's first."""
+
+    timeout_ms: Annotated[int, msgspec.Meta(ge=10, le=10_000)] = 500
+    retries: Annotated[int, msgspec.Meta(ge=0, le=5)] = 1
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who the meter is."""
+
+    name: Annotated[str, msgspec.Meta(pattern=PROFILE_NAME_PATTERN)]
+    title: str
+    protocol: str
+    source: str
+    step_ml: Annotated[int, msgspec.Meta(ge=1)]
+    note: str = ""
+
+
+class Exchange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One request and its answer as hexadecimal bytes."""
+
+    request: str
+    response: str
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Frames and the volume they mean. `evidence` says whether a meter sent them or somebody built them."""
+
+    exchange: tuple[Exchange, ...]
+    volume_ml: int
+    source: str
+    evidence: Annotated[str, msgspec.Meta(pattern="^(capture|manual|constructed)$")]
+
+
+class Reader(typing.Protocol):
+    """Finds the answer to one query among the bytes that come back."""
+
+    def feed(self, data: bytes, /) -> bytes | None:
+        """Take bytes; return the answering frame once it is complete. Raises Garbled when it never will be."""
+        ...
+
+    def close(self) -> None:
+        """Say, when the time is up, why there is no answer: raises NoResponse, WrongAnswer or Garbled."""
+        ...
+
+
+class Query(typing.Protocol):
+    """One request to a meter."""
+
+    def encode(self) -> bytes:
+        """Return the frame."""
+        ...
+
+    def reader(self) -> Reader:
+        """Return a fresh reader for the answer."""
+        ...
+
+    @property
+    def response_bytes(self) -> int:
+        """The length of the longest frame that answers."""
+        ...
+
+
+# Reads a meter once: yields queries, is sent the answering frames, returns the measurement. Raises MeterError.
+Dialogue = Generator[Query, bytes, Measurement]
+
+
+class Protocol(msgspec.Struct, frozen=True, kw_only=True):
+    """What a wire protocol gives: the type of its table, its addresses, how to read a meter, how to prove frames."""
+
+    spec: type
+    parse_address: Callable[[str], Any]  # raises ProfileError for what is no address
+    dialogue: Callable[[Any, Any], Dialogue]  # of a spec and an address
+    decode_case: Callable[[Any, list[tuple[bytes, bytes]]], Measurement]  # of a spec and (request, response) frames
+
+
+PROTOCOLS: Final[dict[str, Protocol]] = {
+    "modbus": Protocol(
+        spec=registers.ModbusSpec,
+        parse_address=registers.parse_unit,
+        dialogue=registers.dialogue,
+        decode_case=registers.decode_case,
+    ),
+}
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """One meter model. `spec` is the table of its protocol."""
+
+    head: Head
+    line: Line
+    timing: Timing
+    spec: Any
+    cases: tuple[Case, ...]
+
+    @property
+    def name(self) -> str:
+        """The name by which a configuration asks for it."""
+        return self.head.name
+
+    @property
+    def protocol(self) -> Protocol:
+        """The protocol that it speaks."""
+        return PROTOCOLS[self.head.protocol]
+
+
+def built_in_names() -> list[str]:
+    """Return the names of the profiles that come with shuiwang."""
+    files = resources.files("protocols").joinpath("profiles").iterdir()
+    return sorted(Path(file.name).stem for file in files if file.name.endswith(".toml"))
+
+
+def load(name_or_path: str, *, relative_to: Path | None = None) -> Profile:
+    """Return the profile of that name, or the one in that file where the text holds a `/` or ends in `.toml`.
+
+    Raises ProfileError which says in which file, at which key, and what would be right.
+    """
+    if "/" in name_or_path or name_or_path.endswith(".toml"):
+        path = (relative_to or Path()) / name_or_path
+        try:
+            return parse(path.read_text(encoding="utf-8"), where=str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ProfileError(f"{path}: cannot be read: {error}") from error
+    if name_or_path not in built_in_names():
+        raise ProfileError(f"there is no profile {name_or_path!r}; known are {', '.join(built_in_names())}")
+    file = resources.files("protocols").joinpath("profiles", f"{name_or_path}.toml")
+    return parse(file.read_text(encoding="utf-8"), where=f"profiles/{name_or_path}.toml")
+
+
+def parse(text: str, *, where: str) -> Profile:
+    """Return the profile in a TOML text, its test frames proven. `where` names the text in errors.
+
+    Raises ProfileError.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"{where}: {error}") from error
+    head = _convert(tables, "profile", Head, where)
+    if head.protocol not in PROTOCOLS:
+        raise ProfileError(f"{where}: profile.protocol: {head.protocol!r} is not one of {', '.join(PROTOCOLS)}")
+    unknown = set(tables) - {"profile", "line", "timing", "test", head.protocol}
+    if unknown:
+        raise ProfileError(f"{where}: unknown table {min(unknown)!r}")
+    profile = Profile(
+        head=head,
+        line=_convert(tables, "line", Line, where),
+        timing=_convert(tables, "timing", Timing, where),
+        spec=_convert(tables, head.protocol, PROTOCOLS[head.protocol].spec, where),
+        cases=tuple(_convert({"test": {"case": tables.get("test", [])}}, "test", _Cases, where).case),
+    )
+    for number, case in enumerate(profile.cases, 1):
+        _prove(profile, case, f"{where}: test {number}")
+    return profile
+
+
+class _Cases(msgspec.Struct):
+    case: list[Case]
+
+
+def _convert(tables: dict[str, Any], key: str, kind: type[Any], where: str) -> Any:
+    try:
+        return msgspec.convert(tables.get(key, {}), type=kind)
+    except msgspec.ValidationError as error:
+        raise ProfileError(f"{where}: {key}: {error}") from error
+
+
+def _prove(profile: Profile, case: Case, where: str) -> None:
+    try:
+        frames = [(bytes.fromhex(e.request), bytes.fromhex(e.response)) for e in case.exchange]
+        volume_ml = profile.protocol.decode_case(profile.spec, frames).volume_ml
+    except (ValueError, KeyError, MeterError, ProfileError) as error:
+        raise ProfileError(f"{where}: {error}") from error
+    if volume_ml != case.volume_ml:
+        raise ProfileError(f"{where}: the frames mean {volume_ml} mL, the test expects {case.volume_ml} mL")
