@@ -1,0 +1,123 @@
+"""The low-usage rule on one meter: less than a threshold within a window, with a gap in polling taken seriously.
+
+    time    ──r0────r1──────────(gap)──────────r2────r3──▶ now = r3
+    window            [◀──────────── W ─────────────▶]
+
+A reading says what the register shows at one moment; between two readings nobody knows *when* the water ran, only *how
+much*. So the usage in the window is an interval:
+
+    max = register now - register at the last reading at or before the window's start   (unknown without one)
+    min = register now - register at the first reading at or after the window's start
+
+1. LOW: max < threshold. However the water was spread, there was too little. A gap cannot hide it.
+2. ENOUGH: min >= threshold.
+3. UNSURE: anything else waits for the next reading.
+
+All numbers are integers, time and volume in whichever unit the caller keeps to. State is bounded. Portable: also runs
+on MicroPython.
+"""
+
+LOW, ENOUGH, UNSURE = "low", "enough", "unsure"
+
+# Runs of equal register values that are kept. A home that uses water at every poll fills 144 in 12 h at 5 min; beyond
+# the limit every other run is forgotten, which only widens the interval: the rule gets slower, never wrong.
+RUNS_MAX = 512
+
+
+class Window:
+    """The register's recent past, as runs of equal values: when each value was first and last seen."""
+
+    def __init__(self, length: int) -> None:
+        """Watch a window of `length`, in the unit of time that `add` is called with."""
+        self.length = length
+        self._first: list[int] = []
+        self._last: list[int] = []
+        self._value: list[int] = []
+
+    def add(self, time: int, value: int) -> None:
+        """Note that the register showed `value` at `time`. Times never decrease; values never do between resets."""
+        if self._value and value == self._value[-1]:
+            self._last[-1] = time
+        else:
+            self._first.append(time)
+            self._last.append(time)
+            self._value.append(value)
+        self._forget(time - self.length)
+        if len(self._value) > RUNS_MAX:
+            self._thin()
+
+    def reset(self) -> None:
+        """Forget everything: the register was replaced, and what ran in between is unknown."""
+        del self._first[:], self._last[:], self._value[:]
+
+    def start(self) -> "tuple[int, int] | None":
+        """Return time and register of the last reading at or before the window's start, None where there is none.
+
+        Of a run of equal readings it is the latest that lies at or before the start.
+        """
+        begin = self._last[-1] - self.length if self._value else 0
+        if not self._value or self._first[0] > begin:
+            return None
+        index = self._covering(begin)
+        return min(self._last[index], begin), self._value[index]
+
+    def usage(self) -> "tuple[int, int | None]":
+        """Return the least and the most that can have run within the window; None means unbounded."""
+        if not self._value:
+            return 0, None
+        now = self._value[-1]
+        begin = self._last[-1] - self.length
+        index = 0
+        while self._last[index] < begin:
+            index += 1
+        start = self.start()
+        return now - self._value[index], None if start is None else now - start[1]
+
+    def last_use(self) -> "int | None":
+        """Return when the register was first seen at its present value, None where it was never seen to change."""
+        return self._first[-1] if len(self._value) > 1 else None
+
+    def _covering(self, begin: int) -> int:
+        index = 0
+        while index + 1 < len(self._first) and self._first[index + 1] <= begin:
+            index += 1
+        return index
+
+    def _forget(self, begin: int) -> None:
+        """Drop runs that end before another one that still starts at or before the window."""
+        index = self._covering(begin)
+        if index and self._first[0] <= begin:
+            # One more stays, so that `last_use` knows that the register has changed at all.
+            index -= 1
+            del self._first[:index], self._last[:index], self._value[:index]
+
+    def _thin(self) -> None:
+        keep = RUNS_MAX // 4  # the newest stay exact
+        del self._first[1:-keep:2], self._last[1:-keep:2], self._value[1:-keep:2]
+
+
+class LowUsage:
+    """The rule itself: feed it readings, it says LOW, ENOUGH or UNSURE."""
+
+    def __init__(self, window: int, threshold: int, jitter: int) -> None:
+        """Judge usage below `threshold` in `window`.
+
+        A register that goes back by at most `jitter` wavers (last digit between two marks, a stale copy): its highest
+        value stands. One that goes back further was replaced or reset: the window begins anew.
+        """
+        self.window = Window(window)
+        self.threshold = threshold
+        self.jitter = jitter
+        self._highest = -1
+
+    def feed(self, time: int, value: int) -> str:
+        """Take a reading; return LOW, ENOUGH or UNSURE."""
+        if value < self._highest - self.jitter:
+            self.window.reset()
+            self._highest = value
+        self._highest = max(self._highest, value)
+        self.window.add(time, self._highest)
+        least, most = self.window.usage()
+        if most is not None and most < self.threshold:
+            return LOW
+        return ENOUGH if least >= self.threshold else UNSURE

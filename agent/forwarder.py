@@ -1,0 +1,246 @@
+"""Brings the outbox to the county: alerts first, in order, again and again until the county says that it has them.
+
+1. A message leaves the store only when the county acknowledges it (`acknowledgement = "broker"`: when the broker does).
+2. While an alert waits to be sent, no telemetry is.
+3. On a new connection everything that is not acknowledged is sent again, and so it is when acknowledgements stay away,
+   after waits that double.
+4. Telemetry in flight is bounded, so that back-filling a week does not drown what is new, nor the county.
+"""
+
+import asyncio
+import logging
+import operator
+import random
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from agent.pipeline import StoreThread
+from gateway.broker import Message, Session
+from gateway.clock import Clock
+from gateway.store import Outgoing, StoreError
+from protocols import contract
+from protocols.contract import Ack, Alert, Leaf, State, Stream, Telemetry, TelemetryReading
+from protocols.errors import ContractError
+from protocols.reading import Reading
+
+log = logging.getLogger(__name__)
+
+ALERTS_PER_LOOK: Final = 50
+TELEMETRY_IN_FLIGHT_MAX: Final = 32
+# At most so many telemetry messages a second: a week of 5-minute cycles goes out in under two minutes.
+TELEMETRY_PAUSE_S: Final = 0.05
+RESEND_S_MIN: Final = {Stream.ALERT: 10.0, Stream.TELEMETRY: 30.0}
+RESEND_S_MAX: Final = 300.0
+
+
+class Sender(msgspec.Struct, frozen=True, kw_only=True):
+    """Who sends: what stands in every envelope."""
+
+    county: str
+    gateway: str
+    epoch: str
+
+    def topic(self, leaf: Leaf) -> str:
+        """Return the topic of our messages of one kind."""
+        return contract.topic(self.county, self.gateway, leaf)
+
+
+class _Progress:
+    """How far one stream has been sent on this connection, and when it is time to send it again."""
+
+    def __init__(self, stream: Stream, *, acked_seq: int, now: float) -> None:
+        self.stream = stream
+        self.acked_seq = acked_seq
+        self.sent_seq = acked_seq
+        self._wait_s = RESEND_S_MIN[stream]
+        self._moved_at = now
+
+    def sent(self, seq: int, *, now: float) -> None:
+        self.sent_seq = seq
+        self._moved_at = now
+
+    def acknowledged(self, seq: int, *, now: float) -> None:
+        if seq > self.acked_seq:
+            self.acked_seq = seq
+            self.sent_seq = max(self.sent_seq, seq)
+            self._wait_s = RESEND_S_MIN[self.stream]
+            self._moved_at = now
+
+    def resend_in_s(self, now: float) -> float | None:
+        """Return in how many seconds what is unacknowledged should be sent again, None where nothing is."""
+        return self._moved_at + self._wait_s - now if self.sent_seq > self.acked_seq else None
+
+    def start_again(self, *, now: float, jitter: float) -> None:
+        self.sent_seq = self.acked_seq
+        self._moved_at = now
+        self._wait_s = min(self._wait_s * (1.5 + jitter), RESEND_S_MAX)
+
+
+class Forwarder:
+    """Serves one broker session after another from the store."""
+
+    def __init__(
+        self,
+        *,
+        store: StoreThread,
+        clock: Clock,
+        sender: Sender,
+        birth: Callable[[], State],
+        county_acknowledges: bool,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._sender = sender
+        self._birth = birth
+        self._county_acknowledges = county_acknowledges
+        self._jitter = jitter
+        self._news = asyncio.Event()
+        self._progress: dict[Stream, _Progress] = {}
+        self._foreign_epochs: set[str] = set()
+
+    def wake(self) -> None:
+        """Say that the outbox has something new."""
+        self._news.set()
+
+    async def serve(self, session: Session) -> None:
+        """Send and listen until the connection is lost: raises BrokerError (in a group)."""
+        now = _now()
+        for stream in Stream:
+            status = await self._store(operator.methodcaller("status", stream))
+            self._progress[stream] = _Progress(stream, acked_seq=status.acked_seq, now=now)
+        birth = contract.encode(self._birth())
+        await session.publish(Message(topic=self._sender.topic(Leaf.STATE), payload=birth, retain=True))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen(session), name="forwarder-listen")
+            tasks.create_task(self._send(session), name="forwarder-send")
+
+    async def _send(self, session: Session) -> None:
+        while True:
+            self._news.clear()
+            try:
+                if await self._send_some(session):
+                    continue
+            except StoreError as error:
+                log.error("outbox_unreadable: %s; tried again in %.0f s", error, RESEND_S_MIN[Stream.ALERT])
+                await asyncio.sleep(RESEND_S_MIN[Stream.ALERT])
+            await self._wait()
+
+    async def _send_some(self, session: Session) -> bool:
+        """Send waiting alerts, or else one telemetry message; tell whether anything was sent."""
+        alerts = self._progress[Stream.ALERT]
+        messages = await self._store(lambda store: store.outgoing(Stream.ALERT, alerts.sent_seq, ALERTS_PER_LOOK))
+        for message in messages:
+            await self._publish(session, message)
+        if messages:
+            return True
+        telemetry = self._progress[Stream.TELEMETRY]
+        if telemetry.sent_seq - telemetry.acked_seq >= TELEMETRY_IN_FLIGHT_MAX:
+            return False
+        messages = await self._store(lambda store: store.outgoing(Stream.TELEMETRY, telemetry.sent_seq, 1))
+        for message in messages:
+            await self._publish(session, message)
+            await asyncio.sleep(TELEMETRY_PAUSE_S)
+        return bool(messages)
+
+    async def _publish(self, session: Session, message: Outgoing) -> None:
+        progress = self._progress[message.stream]
+        await session.publish(Message(topic=self._sender.topic(Leaf(message.stream)), payload=self._payload(message)))
+        progress.sent(message.seq, now=_now())
+        if not self._county_acknowledges:
+            await self._acknowledge({message.stream: message.seq}, ())
+
+    def _payload(self, message: Outgoing) -> bytes:
+        envelope = {"gateway": self._sender.gateway, "epoch": self._sender.epoch}
+        sent_at = contract.instant(self._clock.now().wall_ms)
+        if message.alert is not None:
+            return contract.encode(
+                Alert(schema=contract.ALERT_SCHEMA, seq=message.seq, sent_at=sent_at, alert=message.alert, **envelope)
+            )
+        readings = None if message.readings is None else tuple(map(_telemetry_reading, message.readings))
+        return contract.encode(
+            Telemetry(
+                schema=contract.TELEMETRY_SCHEMA,
+                seq=message.seq,
+                sent_at=sent_at,
+                readings=readings,
+                dropped=message.dropped,
+                **envelope,
+            )
+        )
+
+    async def _wait(self) -> None:
+        """Wait for news, or until it is time to send something again."""
+        waits = {stream: progress.resend_in_s(_now()) for stream, progress in self._progress.items()}
+        due_s = min((wait for wait in waits.values() if wait is not None), default=None)
+        try:
+            async with asyncio.timeout(due_s):
+                await self._news.wait()
+        except TimeoutError:
+            for stream, progress in self._progress.items():
+                wait_s = progress.resend_in_s(_now())
+                if wait_s is not None and wait_s <= 0:
+                    log.warning(
+                        "ack_missing stream=%s from_seq=%d to_seq=%d: the county has not acknowledged, sending again",
+                        stream,
+                        progress.acked_seq + 1,
+                        progress.sent_seq,
+                    )
+                    progress.start_again(now=_now(), jitter=self._jitter())
+
+    async def _listen(self, session: Session) -> None:
+        async for payload in session.messages():
+            try:
+                ack = contract.decode(Leaf.ACK, payload)
+            except ContractError as error:
+                log.warning("ack_invalid payload=%r: %s", payload[:200], error)
+                continue
+            assert isinstance(ack, Ack)
+            if ack.epoch != self._sender.epoch:
+                self._mention_epoch(ack.epoch)
+                continue
+            for item in ack.not_understood:
+                log.error(
+                    "message_not_understood stream=%s seq=%d: the county says %r", item.stream, item.seq, item.reason
+                )
+            up_to = {Stream.ALERT: ack.alert_up_to, Stream.TELEMETRY: ack.telemetry_up_to}
+            await self._acknowledge(up_to, ack.not_understood)
+
+    async def _acknowledge(self, up_to: dict[Stream, int], not_understood: tuple[contract.NotUnderstood, ...]) -> None:
+        wall_ms = self._clock.now().wall_ms
+        try:
+            acked = await self._store(
+                lambda store: store.acknowledge(up_to, wall_ms=wall_ms, not_understood=not_understood)
+            )
+        except StoreError as error:
+            log.error("ack_not_stored: %s; the messages stay and are sent again", error)
+            return
+        for stream, seq in acked.items():
+            self._progress[stream].acknowledged(seq, now=_now())
+        self._news.set()
+
+    def _mention_epoch(self, epoch: str) -> None:
+        if epoch not in self._foreign_epochs and len(self._foreign_epochs) < 10:
+            self._foreign_epochs.add(epoch)
+            log.info(
+                "ack_of_other_epoch epoch=%r ours=%s: ignored, it speaks of an earlier store", epoch, self._sender.epoch
+            )
+
+
+def _telemetry_reading(reading: Reading) -> TelemetryReading:
+    return TelemetryReading(
+        meter=reading.meter,
+        at=contract.instant(reading.at.wall_ms),
+        volume_ml=reading.volume_ml,
+        quality=reading.quality,
+        clock=reading.at.trust,
+        reason=reading.reason,
+        flags=reading.flags,
+        uncertainty_ms=reading.at.uncertainty_ms,
+    )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

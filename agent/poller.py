@@ -1,0 +1,159 @@
+"""Polls the meters of one bus: on time, one after the other, and a dead one hardly delays the rest.
+
+1. Polls are aligned to the wall clock (00:00, 00:05, …) so that the readings of a county can be compared, plus an
+   offset of its own for each bus so that a thousand gateways do not report in the same second.
+2. Every poll that is made becomes a reading: a value, or why there is none. A poll that is not made becomes nothing.
+3. A meter that fails is asked last, once, and in fewer and fewer cycles; with its first answer it is back in each.
+4. A change is logged once, not at every poll.
+"""
+
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from gateway.bus import Bus
+from gateway.clock import Clock
+from gateway.meters import MeterReader
+from protocols.errors import MeterError, PortLost
+from protocols.reading import Reading, missing_reading, reading_of
+
+log = logging.getLogger(__name__)
+
+# A failing meter is asked every 1, 2, 4, 8 cycles, but at least this often: someone may live behind it.
+SKIP_CYCLES_MAX: Final = 8
+SKIP_S_MAX: Final = 1800.0
+# Readings of a long pass are committed this often, so that an alert does not wait for the last meter.
+BATCH_S: Final = 5.0
+# The wall clock may be set while we sleep; after this long the next poll is computed anew.
+NAP_S_MAX: Final = 60.0
+# How far polls of different gateways are spread.
+OFFSET_S_MAX: Final = 10.0
+OFFSET_SHARE: Final = 0.1
+
+
+class PolledMeter:
+    """One meter with its place in the schedule."""
+
+    def __init__(self, *, meter: str, reader: MeterReader, poll_every_s: float) -> None:
+        self.meter = meter
+        self.reader = reader
+        self.period_ms = max(1, round(poll_every_s * 1000))
+        self.failures = 0
+        self.failing_since_ms = 0
+        self._next_slot: int | None = None
+        self._slot: int | None = None
+
+    def is_due(self, wall_ms: int) -> bool:
+        """Tell whether the meter's next slot has come, or the clock was set back behind its last one."""
+        slot = wall_ms // self.period_ms
+        return self._next_slot is None or slot >= self._next_slot or (self._slot is not None and slot < self._slot)
+
+    def due_in_ms(self, wall_ms: int) -> int:
+        """Return how long it is until the next slot; 0 when it has come."""
+        if self.is_due(wall_ms):
+            return 0
+        assert self._next_slot is not None
+        return self._next_slot * self.period_ms - wall_ms
+
+    def polled(self, wall_ms: int, *, failures: int) -> None:
+        """Note a poll, after which the meter has failed so many times in a row, and choose the slot of the next."""
+        self.failures = failures
+        self._slot = wall_ms // self.period_ms
+        self._next_slot = self._slot + self._cycles()
+
+    def _cycles(self) -> int:
+        if self.failures == 0:
+            return 1
+        longest = max(1, math.floor(SKIP_S_MAX * 1000 / self.period_ms))
+        return min(1 << min(self.failures - 1, 10), SKIP_CYCLES_MAX, longest)
+
+
+class BusPoller:
+    """Polls one bus for ever."""
+
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        meters: Sequence[PolledMeter],
+        clock: Clock,
+        accept: Callable[[Sequence[Reading]], Awaitable[None]],
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`accept` takes the readings; `passed`, where set, is called with the bus's name after every pass."""
+        self.bus = bus.settings.name
+        self.passed: Callable[[str], None] = lambda _: None
+        self._bus = bus
+        self._meters = meters
+        self._clock = clock
+        self._accept = accept
+        shortest_s = min(meter.period_ms for meter in meters) / 1000
+        self._offset_ms = round(jitter() * min(OFFSET_S_MAX, OFFSET_SHARE * shortest_s) * 1000)
+        self._port_lost = False
+
+    async def run(self) -> None:
+        """Poll, hand in, sleep until the next meter is due."""
+        while True:
+            await self._pass()
+            self.passed(self.bus)
+            wall_ms = self._schedule_ms()
+            wait_s = min(meter.due_in_ms(wall_ms) for meter in self._meters) / 1000
+            await self._clock.sleep(min(max(wait_s, 0.001), NAP_S_MAX))
+
+    def _schedule_ms(self) -> int:
+        return self._clock.now().wall_ms - self._offset_ms
+
+    async def _pass(self) -> None:
+        """Poll every meter that is due, those that answer first."""
+        wall_ms = self._schedule_ms()
+        due = sorted((meter for meter in self._meters if meter.is_due(wall_ms)), key=lambda meter: meter.failures > 0)
+        batch: list[Reading] = []
+        for meter in due:
+            batch.append(await self._poll(meter, wall_ms))
+            if batch[-1].at.boottime_ms - batch[0].at.boottime_ms > BATCH_S * 1000:
+                await self._accept(batch)
+                batch = []
+        if batch:
+            await self._accept(batch)
+
+    async def _poll(self, polled: PolledMeter, wall_ms: int) -> Reading:
+        try:
+            measurement = await self._bus.read(polled.reader)
+        except PortLost as error:
+            self._note_port(error)
+            polled.polled(wall_ms, failures=polled.failures)  # the port's fault, not the meter's
+            return missing_reading(polled.meter, self._clock.now(), error.reason)
+        except MeterError as error:
+            self._note_port(None)
+            self._note_failure(polled, error)
+            polled.polled(wall_ms, failures=polled.failures + 1)
+            return missing_reading(polled.meter, self._clock.now(), error.reason)
+        self._note_port(None)
+        self._note_answer(polled)
+        polled.polled(wall_ms, failures=0)
+        return reading_of(polled.meter, self._clock.now(), measurement)
+
+    def _note_port(self, error: PortLost | None) -> None:
+        if error is not None and not self._port_lost:
+            log.error("bus_lost bus=%s: %s; it is opened again by its name when it is back", self.bus, error)
+        elif error is None and self._port_lost:
+            log.warning("bus_back bus=%s port=%s", self.bus, self._bus.settings.port)
+        self._port_lost = error is not None
+
+    def _note_failure(self, polled: PolledMeter, error: MeterError) -> None:
+        if polled.failures == 0:
+            polled.failing_since_ms = self._clock.now().boottime_ms
+            log.warning(
+                "meter_failing meter=%s bus=%s reason=%s: %s",
+                polled.meter,
+                self.bus,
+                error.reason,
+                error,
+            )
+
+    def _note_answer(self, polled: PolledMeter) -> None:
+        if polled.failures:
+            silent_s = (self._clock.now().boottime_ms - polled.failing_since_ms) / 1000
+            log.warning("meter_back meter=%s bus=%s after_s=%.0f", polled.meter, self.bus, silent_s)

@@ -1,0 +1,229 @@
+"""The service: every part put together, started, supervised and stopped."""
+
+import asyncio
+import importlib.metadata
+import logging
+import signal
+from collections.abc import Callable
+from typing import Final, NoReturn, TypeVar
+
+from agent.forwarder import Forwarder, Sender
+from agent.judge import Judge, Rule
+from agent.pipeline import Pipeline
+from agent.poller import BusPoller, PolledMeter
+from agent.settings import Config
+from gateway.broker import Broker, BrokerSettings, Message
+from gateway.bus import Bus
+from gateway.clock import Clock
+from gateway.line import LineSettings
+from gateway.meters import MeterReader
+from gateway.owner import OwnerThread
+from gateway.store import Store, StoreError
+from gateway.store_recovery import open_store
+from gateway.systemd import Notifier
+from gateway.ulid import new_ulid
+from protocols import contract
+from protocols.contract import Leaf, State
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+STORE_NAME: Final = "shuiwang.db"
+# A store of 200 meters grows by about 6 MB a day; what waits for the county beyond this is dropped, alerts never.
+STORE_BYTES_MAX: Final = 512 * 1024 * 1024
+# Readings stay at least so long, and at least twice the longest window: the rules are rebuilt from them.
+HISTORY_MS_MIN: Final = 3 * 86_400_000
+HOUSEKEEPING_S: Final = 600.0
+
+
+class StoreThread:
+    """The store and the thread that owns it."""
+
+    def __init__(self, owner: OwnerThread, store: Store) -> None:
+        self._owner = owner
+        self._store = store
+        self.epoch = store.epoch
+
+    async def __call__(self, work: Callable[[Store], T]) -> T:
+        """Return what `work` returns for the store. Raises StoreError."""
+        return await self._owner.run(lambda: work(self._store))
+
+    async def close(self) -> None:
+        """Finish what was asked for, then close the file."""
+        await self._owner.run(self._store.close)
+        self._owner.stop()
+
+
+class Heartbeat:
+    """Feeds the watchdog when every bus has finished another pass; one bus that hangs starves it."""
+
+    def __init__(self, buses: set[str], notifier: Notifier) -> None:
+        self._buses = frozenset(buses)
+        self._waiting_for = set(buses)
+        self._notifier = notifier
+
+    def passed(self, bus: str) -> None:
+        """Note that a bus has finished a pass."""
+        self._waiting_for.discard(bus)
+        if not self._waiting_for:
+            self._notifier.alive()
+            self._waiting_for = set(self._buses)
+
+
+class Service:
+    """The agent for one configuration."""
+
+    def __init__(self, config: Config, *, clock: Clock, notifier: Notifier) -> None:
+        self._config = config
+        self._clock = clock
+        self._notifier = notifier
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT, then stop cleanly.
+
+        Raises StoreError where no store can be opened. Anything else that ends it is a bug of ours.
+        """
+        store = await self._open_store()
+        try:
+            await self._work(store)
+        finally:
+            await store.close()
+            log.info("agent_stopped")
+
+    async def _work(self, store: StoreThread) -> None:
+        config = self._config
+        sender = Sender(county=config.gateway.county, gateway=config.gateway.id, epoch=store.epoch)
+        forwarder = Forwarder(
+            store=store,
+            clock=self._clock,
+            sender=sender,
+            birth=lambda: self._birth(store.epoch),
+            county_acknowledges=config.broker.acknowledgement == "county",
+        )
+        judge = Judge(self._rules(), episodes=await store(Store.open_episodes), new_id=self._new_id)
+        pipeline = Pipeline(store=store, judge=judge, committed=forwarder.wake)
+        await pipeline.rebuild()
+        buses = [Bus(LineSettings(**{key: getattr(bus, key) for key in LINE_KEYS})) for bus in config.buses]
+        pollers = [poller for bus in buses if (poller := self._poller(bus, pipeline))]
+        heartbeat = Heartbeat({poller.bus for poller in pollers}, self._notifier)
+        for poller in pollers:
+            poller.passed = heartbeat.passed
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_until_stopped(), name="stop")
+                tasks.create_task(pipeline.run(), name="pipeline")
+                tasks.create_task(self._housekeeping(store), name="housekeeping")
+                tasks.create_task(
+                    self._broker(sender).run(forwarder.serve, farewell=_state_message(sender, "stopped")), name="broker"
+                )
+                for poller in pollers:
+                    tasks.create_task(poller.run(), name=f"poller-{poller.bus}")
+                self._announce()
+        except* _Stop:
+            self._notifier.stopping()
+        for bus in buses:
+            await asyncio.to_thread(bus.close)
+        await pipeline.finish()
+
+    async def _open_store(self) -> StoreThread:
+        self._config.gateway.data_dir.mkdir(parents=True, exist_ok=True)
+        owner = OwnerThread("store")
+        path = self._config.gateway.data_dir / STORE_NAME
+        store, _ = await owner.run(lambda: open_store(path, new_id=self._new_id))
+        return StoreThread(owner, store)
+
+    def _poller(self, bus: Bus, pipeline: Pipeline) -> BusPoller | None:
+        meters = [
+            PolledMeter(
+                meter=meter.id,
+                poll_every_s=meter.poll_every_s,
+                reader=MeterReader(
+                    profile=meter.profile,
+                    address=meter.address,
+                    timeout_ms=meter.timeout_ms,
+                    retries=meter.retries,
+                ),
+            )
+            for meter in self._config.meters
+            if meter.bus == bus.settings.name
+        ]
+        if not meters:
+            return None
+        return BusPoller(bus=bus, meters=meters, clock=self._clock, accept=pipeline.accept)
+
+    def _rules(self) -> dict[str, Rule]:
+        return {
+            meter.id: Rule(window_ms=meter.detection.window_ms, threshold_ml=meter.detection.threshold_ml)
+            for meter in self._config.meters
+        }
+
+    def _broker(self, sender: Sender) -> Broker:
+        broker = self._config.broker
+        settings = BrokerSettings(
+            host=broker.host,
+            port=broker.port,
+            client_id=sender.gateway,
+            tls=broker.tls,
+            ca_file=broker.ca_file,
+            cert_file=broker.cert_file,
+            key_file=broker.key_file,
+            username=broker.username,
+            password_file=broker.password_file,
+        )
+        will = _state_message(sender, "connection lost")
+        return Broker(settings, will=will, subscription=sender.topic(Leaf.ACK))
+
+    def _birth(self, epoch: str) -> State:
+        return State(
+            schema=contract.STATE_SCHEMA,
+            online=True,
+            epoch=epoch,
+            agent=f"shuiwang {importlib.metadata.version('shuiwang')}",
+            boot_id=self._clock.now().boot_id,
+            meters=len(self._config.meters),
+        )
+
+    def _announce(self) -> None:
+        meters, buses = len(self._config.meters), len(self._config.buses)
+        log.info("agent_started gateway=%s meters=%d buses=%d", self._config.gateway.id, meters, buses)
+        self._notifier.ready(f"watching {meters} meters on {buses} buses")
+
+    async def _housekeeping(self, store: StoreThread) -> NoReturn:
+        """Forget readings that no rule needs any more, and keep the store within its quota."""
+        keep_ms = max([HISTORY_MS_MIN, *(2 * meter.detection.window_ms for meter in self._config.meters)])
+        while True:
+            before_wall_ms = self._clock.now().wall_ms - keep_ms
+            try:
+                await store(lambda store, before=before_wall_ms: store.forget(before_wall_ms=before))  # type: ignore[misc]
+                dropped = await store(lambda store: store.make_room(bytes_max=STORE_BYTES_MAX))
+                if dropped:
+                    log.error(
+                        "telemetry_dropped readings=%d: the store is full, the county has not acknowledged", dropped
+                    )
+            except StoreError as error:
+                log.error("housekeeping_failed: %s; tried again in %.0f s", error, HOUSEKEEPING_S)
+            await self._clock.sleep(HOUSEKEEPING_S)
+
+    def _new_id(self) -> str:
+        return new_ulid(self._clock.now().wall_ms)
+
+
+LINE_KEYS: Final = ("name", "port", "baudrate", "parity", "stop_bits")
+
+
+class _Stop(Exception):
+    """Somebody asked the service to stop."""
+
+
+async def _until_stopped() -> NoReturn:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+    raise _Stop
+
+
+def _state_message(sender: Sender, reason: str) -> Message:
+    state = State(schema=contract.STATE_SCHEMA, online=False, reason=reason)
+    return Message(topic=sender.topic(Leaf.STATE), payload=contract.encode(state), retain=True)

@@ -1,0 +1,184 @@
+"""A serial line as its owner thread sees it: one exchange at a time, and nothing stale between two of them.
+
+    request ──tx──> [ meter thinks: at most timeout ] ──first byte … last byte──> answer
+    after a failure:  silence for the hold-off, everything heard meanwhile thrown away, then the next request
+
+A reply that comes after its timeout is the oldest trap of RS-485: every library that we measured takes it for the
+answer to the next request. Hence the hold-off here, and the second opinion in `gateway.meters`.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+import msgspec
+import serial
+
+from protocols.errors import Garbled, MeterError, PortLost
+from protocols.profile import Query, Reader
+
+log = logging.getLogger(__name__)
+
+# One blocking read lasts this long at most, so that deadlines hold to about this much. Data ends it at once.
+READ_S: Final = 0.02
+# USB adapters deliver in bursts (FTDI: 16 ms latency timer); a frame may stall that often on its way.
+BURST_GRACE_S: Final = 0.1
+HOLD_OFF_S_MAX: Final = 1.0
+# A line that is never silent has two masters or a broken transceiver; asking into it helps nobody.
+BABBLE_S_MAX: Final = 3.0
+REOPEN_S_MIN: Final = 0.5
+REOPEN_S_MAX: Final = 30.0
+
+
+class LineSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """One `[[bus]]` of the configuration."""
+
+    name: str
+    port: str
+    baudrate: int = 9600
+    parity: str = "N"
+    stop_bits: int = 1
+
+    @property
+    def byte_s(self) -> float:
+        """The time of one byte on the wire: start bit, eight data bits, parity, stop bits."""
+        return (9 + (self.parity != "N") + self.stop_bits) / self.baudrate
+
+    @property
+    def silence_s(self) -> float:
+        """The pause that ends a frame: 3.5 characters, above 19200 baud 1.75 ms (Modbus Serial Line 2.5.1.1)."""
+        return max(3.5 * 11 / self.baudrate, 0.00175)
+
+
+def open_port(settings: LineSettings) -> Any:
+    """Open a serial port, or whatever pyserial URL stands in its place. Raises OSError."""
+    options = {
+        "baudrate": settings.baudrate,
+        "parity": settings.parity,
+        "stopbits": settings.stop_bits,
+        "timeout": READ_S,
+        "write_timeout": 1.0,
+    }
+    if "://" not in settings.port:
+        options["exclusive"] = True  # another program on our line would garble both
+    try:
+        return serial.serial_for_url(settings.port, **options)
+    except OSError as error:
+        if settings.parity == "N" or not settings.port.startswith("/dev/pts/"):
+            raise
+        # A pty has no parity bit and Debian's tcsetattr refuses to set one (EINVAL); simulators live on ptys.
+        log.info("port_parity_ignored bus=%s port=%s: a pty has no parity (%s)", settings.name, settings.port, error)
+        return serial.serial_for_url(settings.port, **options | {"parity": "N"})
+
+
+class Line:
+    """One serial line. All methods run on its owner thread; every failure is one of the leaves of MeterError."""
+
+    def __init__(
+        self,
+        settings: LineSettings,
+        *,
+        opener: Callable[[LineSettings], Any] = open_port,
+        monotonic: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.settings = settings
+        self.bytes_discarded = 0
+        self._opener = opener
+        self._monotonic = monotonic
+        self._pause = pause
+        self._port: Any = None
+        self._heard_at = 0.0
+        self._quiet_s = settings.silence_s
+        self._reopen_at = 0.0
+        self._reopen_s = REOPEN_S_MIN
+
+    def exchange(self, query: Query, *, timeout_ms: int) -> bytes:
+        """Send a query and return the frame that answers it.
+
+        `timeout_ms` runs from the last bit of the request to the first of the answer. Raises PortLost, NoResponse,
+        Garbled or WrongAnswer; the line is then kept silent before it is used again.
+        """
+        self._ensure_open()
+        timeout_s = timeout_ms / 1000
+        try:
+            self._settle()
+            return self._ask(query, timeout_s)
+        except MeterError:
+            self._quiet_s = max(self.settings.silence_s, min(timeout_s, HOLD_OFF_S_MAX))
+            self._heard_at = self._monotonic()
+            raise
+        except OSError as error:
+            self._lose(error)
+
+    def close(self) -> None:
+        """Close the port; the next exchange opens it again."""
+        port, self._port = self._port, None
+        if port is not None:
+            try:
+                port.close()
+            except OSError:
+                pass  # it is gone already, which is what was wanted
+
+    def _ask(self, query: Query, timeout_s: float) -> bytes:
+        request, reader = query.encode(), query.reader()
+        self._port.write(request)
+        # Drivers and ptys take the request at once; the wire takes its time.
+        sent_at = self._monotonic() + len(request) * self.settings.byte_s
+        first_byte_by = sent_at + timeout_s
+        last_byte_by = first_byte_by + query.response_bytes * self.settings.byte_s + BURST_GRACE_S
+        heard = False
+        while True:
+            data = self._read()
+            if data:
+                heard = True
+                frame = reader.feed(data)
+                if frame is not None:
+                    self._quiet_s = self.settings.silence_s
+                    return frame
+            elif self._monotonic() >= (last_byte_by if heard else first_byte_by):
+                self._give_up(reader)
+
+    def _read(self) -> bytes:
+        data: bytes = self._port.read(max(1, self._port.in_waiting))
+        if data:
+            self._heard_at = self._monotonic()
+        return data
+
+    def _give_up(self, reader: Reader) -> NoReturn:
+        reader.close()
+        raise AssertionError("a reader's close() always raises")
+
+    def _settle(self) -> None:
+        """Wait until the line has been silent long enough, and forget what was heard meanwhile."""
+        began_at = self._monotonic()
+        while True:
+            if self._port.in_waiting:
+                self.bytes_discarded += len(self._read())
+            rest_s = self._heard_at + self._quiet_s - self._monotonic()
+            if rest_s <= 0:
+                return
+            if self._monotonic() - began_at > BABBLE_S_MAX:
+                raise Garbled(f"the line is never silent: {self.bytes_discarded} bytes that nobody asked for")
+            self._pause(min(rest_s, READ_S))
+
+    def _ensure_open(self) -> None:
+        if self._port is not None:
+            return
+        wait_s = self._reopen_at - self._monotonic()
+        if wait_s > 0:
+            raise PortLost(f"{self.settings.port} is gone; next attempt in {wait_s:.0f} s")
+        try:
+            self._port = self._opener(self.settings)
+        except (OSError, ValueError) as error:  # pyserial: SerialException is an OSError, a bad URL a ValueError
+            self._lose(error)
+        self._reopen_s = REOPEN_S_MIN
+        # What the driver kept from before is nobody's answer.
+        self._quiet_s, self._heard_at = self.settings.silence_s, self._monotonic()
+
+    def _lose(self, error: Exception) -> NoReturn:
+        self.close()
+        self._reopen_at = self._monotonic() + self._reopen_s
+        self._reopen_s = min(2 * self._reopen_s, REOPEN_S_MAX)
+        raise PortLost(f"{self.settings.port}: {error}") from error

@@ -1,0 +1,32 @@
+"""A reading as a row of the store, and back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from protocols.reading import ClockTrust, Moment, Quality, Reading
+
+
+def row_of(id_: int, reading: Reading, boot: int) -> tuple[Any, ...]:
+    """Return the columns of a reading; `boot` is the number of its boot in the table of boots."""
+    at = reading.at
+    flags = " ".join(reading.flags) or None
+    clock = at.wall_ms, at.trust, at.uncertainty_ms, boot, at.boottime_ms
+    return id_, reading.meter, *clock, reading.volume_ml, reading.quality, reading.reason, flags
+
+
+def reading_of_row(row: Mapping[str, Any]) -> Reading:
+    """Return the reading in a row joined with its boot. Raises ValueError or TypeError for what is none."""
+    return Reading(
+        meter=row["meter"],
+        at=Moment(
+            wall_ms=row["wall_ms"],
+            trust=ClockTrust(row["trust"]),
+            uncertainty_ms=row["uncertainty_ms"],
+            boot_id=row["boot_id"],
+            boottime_ms=row["boottime_ms"],
+        ),
+        quality=Quality(row["quality"]),
+        volume_ml=row["volume_ml"],
+        reason=row["reason"],
+        flags=tuple(row["flags"].split()) if row["flags"] else (),
+    )
