@@ -2,8 +2,8 @@
 
 1. A message leaves the store only when the county acknowledges it (`acknowledgement = "broker"`: when the broker does).
 2. While an alert waits to be sent, no telemetry is.
-3. On a new connection everything that is not acknowledged is sent again, and so it is when acknowledgements stay away,
-   after waits that double.
+3. On a new connection everything that is not acknowledged is sent again. So it is when acknowledgements stay away,
+   after waits that double, and when one comes that should cover a message and does not: the county has a hole there.
 4. Telemetry in flight is bounded, so that back-filling a week does not drown what is new, nor the county.
 """
 
@@ -33,6 +33,9 @@ TELEMETRY_IN_FLIGHT_MAX: Final = 32
 TELEMETRY_PAUSE_S: Final = 0.05
 RESEND_S_MIN: Final = {Stream.ALERT: 10.0, Stream.TELEMETRY: 30.0}
 RESEND_S_MAX: Final = 300.0
+# A receipt that comes so long after a message was sent and does not cover it means that the message was lost. Longer
+# than a county takes to store a batch, so that a slow county is not sent everything twice.
+HOLE_S: Final = 3.0
 
 
 class Sender(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,18 +58,23 @@ class _Progress:
         self.acked_seq = acked_seq
         self.sent_seq = acked_seq
         self._wait_s = RESEND_S_MIN[stream]
-        self._moved_at = now
+        self._moved_at = self._oldest_sent_at = now
 
     def sent(self, seq: int, *, now: float) -> None:
+        if seq == self.acked_seq + 1:
+            self._oldest_sent_at = now
         self.sent_seq = seq
         self._moved_at = now
 
     def acknowledged(self, seq: int, *, now: float) -> None:
+        """Note what the county has; what it should have by now and has not is to be sent again."""
         if seq > self.acked_seq:
             self.acked_seq = seq
             self.sent_seq = max(self.sent_seq, seq)
             self._wait_s = RESEND_S_MIN[self.stream]
-            self._moved_at = now
+            self._moved_at = self._oldest_sent_at = now
+        elif self.sent_seq > self.acked_seq and now - self._oldest_sent_at > HOLE_S:
+            self.sent_seq = self.acked_seq
 
     def resend_in_s(self, now: float) -> float | None:
         """Return in how many seconds what is unacknowledged should be sent again, None where nothing is."""
@@ -217,8 +225,8 @@ class Forwarder:
         except StoreError as error:
             log.error("ack_not_stored: %s; the messages stay and are sent again", error)
             return
-        for stream, seq in acked.items():
-            self._progress[stream].acknowledged(seq, now=_now())
+        for stream, progress in self._progress.items():
+            progress.acknowledged(acked.get(stream, progress.acked_seq), now=_now())
         self._news.set()
 
     def _mention_epoch(self, epoch: str) -> None:

@@ -5,6 +5,7 @@ and go in with the next commit that succeeds. Steps are never dropped, the oldes
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
@@ -65,13 +66,13 @@ class Pipeline:
         if self._readings:
             await self._commit()
 
-    async def rebuild(self) -> None:
-        """Rebuild the judge from the store's history. Raises StoreError."""
-        await self._store(lambda store: _replay(self._judge, store))
+    async def rebuild(self, news: Sequence[Reading] = ()) -> None:
+        """Rebuild the judge from the history, dated with what `news` tell about the clock. Raises StoreError."""
+        await self._store(lambda store: _replay(self._judge, store, news))
 
     async def _take(self, batch: Sequence[Reading]) -> None:
         if any(self._judge.wants_replay(reading.at) for reading in batch):
-            await self._date_anew()
+            await self._date_anew(batch)
         for reading in batch:
             self._readings.append(reading)
             for step in self._judge.feed(reading):
@@ -85,9 +86,9 @@ class Pipeline:
                 )
                 self._steps.append(step)
 
-    async def _date_anew(self) -> None:
+    async def _date_anew(self, batch: Sequence[Reading]) -> None:
         try:
-            await self.rebuild()
+            await self.rebuild(batch)
         except StoreError as error:
             log.error("timeline_not_rebuilt: %s; the next readings try again", error)
         else:
@@ -120,5 +121,6 @@ class Pipeline:
             self.readings_dropped += excess
 
 
-def _replay(judge: Judge, store: Store) -> None:
-    judge.replay(store.history(), anchors_of(reading.at for reading in store.history()))
+def _replay(judge: Judge, store: Store, news: Sequence[Reading]) -> None:
+    known = itertools.chain(store.history(), news)
+    judge.replay(store.history(), anchors_of(reading.at for reading in known))

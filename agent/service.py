@@ -15,7 +15,6 @@ from agent.settings import Config
 from gateway.broker import Broker, BrokerSettings, Message
 from gateway.bus import Bus
 from gateway.clock import Clock
-from gateway.line import LineSettings
 from gateway.meters import MeterReader
 from gateway.owner import OwnerThread
 from gateway.store import Store, StoreError
@@ -103,7 +102,7 @@ class Service:
         judge = Judge(self._rules(), episodes=await store(Store.open_episodes), new_id=self._new_id)
         pipeline = Pipeline(store=store, judge=judge, committed=forwarder.wake)
         await pipeline.rebuild()
-        buses = [Bus(LineSettings(**{key: getattr(bus, key) for key in LINE_KEYS})) for bus in config.buses]
+        buses = [Bus(settings) for settings in config.buses]
         pollers = [poller for bus in buses if (poller := self._poller(bus, pipeline))]
         heartbeat = Heartbeat({poller.bus for poller in pollers}, self._notifier)
         for poller in pollers:
@@ -206,9 +205,6 @@ class Service:
 
     def _new_id(self) -> str:
         return new_ulid(self._clock.now().wall_ms)
-
-
-LINE_KEYS: Final = ("name", "port", "baudrate", "parity", "stop_bits")
 
 
 class _Stop(Exception):

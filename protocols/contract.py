@@ -16,32 +16,41 @@ The rules, which both ends keep:
 import datetime
 import enum
 import re
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from protocols.errors import ContractError
 
 ROOT: Final = "shuiwang/v1"
-STATE_SCHEMA: Final = "shuiwang/state/1"
-TELEMETRY_SCHEMA: Final = "shuiwang/telemetry/1"
-ALERT_SCHEMA: Final = "shuiwang/alert/1"
-ACK_SCHEMA: Final = "shuiwang/ack/1"
+StateSchema = Literal["shuiwang/state/1"]
+TelemetrySchema = Literal["shuiwang/telemetry/1"]
+AlertSchema = Literal["shuiwang/alert/1"]
+AckSchema = Literal["shuiwang/ack/1"]
+STATE_SCHEMA: Final[StateSchema] = "shuiwang/state/1"
+TELEMETRY_SCHEMA: Final[TelemetrySchema] = "shuiwang/telemetry/1"
+ALERT_SCHEMA: Final[AlertSchema] = "shuiwang/alert/1"
+ACK_SCHEMA: Final[AckSchema] = "shuiwang/ack/1"
 
 # mosquitto accepts 256 MiB, most platforms a few hundred KiB; 500 readings are about 60 KiB.
 PAYLOAD_BYTES_MAX: Final = 256 * 1024
 READINGS_PER_MESSAGE_MAX: Final = 500
 
-NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$"
+# RFC 8259 section 6: beyond this, two JSON readers may disagree about the digits. It also fits SQLite's 64 bits.
+INTEGER_MAX: Final = 2**53 - 1
+
+# `$(?!\n)`: in Python `$` also matches before a last line feed; in JSON Schema (ECMA 262) the addition changes nothing.
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)"
 Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, description="a-z, 0-9 and -; no name of a person")]
-Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}$", description="a ULID")]
-Seq = Annotated[int, msgspec.Meta(ge=1, description="counts per (epoch, stream) from 1 without holes")]
-UpTo = Annotated[int, msgspec.Meta(ge=0, description="every seq up to and including this one is stored")]
-Volume = Annotated[int, msgspec.Meta(ge=0, description="the meter's register in millilitres")]
+Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}$(?!\n)", description="a ULID")]
+Seq = Annotated[int, msgspec.Meta(ge=1, le=INTEGER_MAX, description="counts per (epoch, stream) from 1")]
+UpTo = Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX, description="every seq up to and including this is stored")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX)]
+Volume = Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX, description="the meter's register in millilitres")]
 Instant = Annotated[
     str,
     msgspec.Meta(
-        pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$",
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$(?!\n)",
         description="UTC with milliseconds, RFC 3339",
         examples=["2026-11-21T20:39:00.000Z"],
         extra_json_schema={"format": "date-time"},
@@ -95,21 +104,29 @@ class AlertState(enum.StrEnum):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Birth, and (as the broker's will or on a clean stop) the end of a gateway's connection. Retained."""
+    """Birth, and (as the broker's will or on a clean stop) the end of a gateway's connection. Retained.
 
-    schema: Annotated[str, msgspec.Meta(pattern=r"^shuiwang/state/1$")] = msgspec.field()
+    `oldest_alert` and `oldest_telemetry` belong to a birth: the lowest `seq` of each stream that the gateway still
+    holds or will give next. What lies below has been acknowledged to it, so a county whose database is younger than
+    that (a new platform, a backup put back) need not wait for it.
+    """
+
+    schema: StateSchema = msgspec.field()
     online: bool = msgspec.field()
     epoch: Epoch | None = None
     agent: str | None = None
     boot_id: str | None = None
-    meters: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    meters: Count | None = None
     reason: str | None = None
+    oldest_alert: Seq | None = None
+    oldest_telemetry: Seq | None = None
 
 
 class TelemetryReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One reading. `volume_ml` is null exactly when there was none, and `reason` then says why.
+    """One reading. `volume_ml` is null exactly when `quality` is `missing`, and exactly then `reason` says why.
 
-    `clock` says whether the gateway's clock was disciplined; `uncertainty_ms` how far `at` may be off, where known.
+    `quality` is `ok`, `suspect` (a value, and the meter reports a fault of its own) or `missing`. `clock` says
+    whether the gateway's clock was disciplined; `uncertainty_ms` how far `at` may be off, where known.
     """
 
     meter: Name
@@ -119,21 +136,32 @@ class TelemetryReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     clock: str
     reason: str | None = None
     flags: tuple[str, ...] = ()
-    uncertainty_ms: int | None = None
+    uncertainty_ms: Count | None = None
+
+    def __post_init__(self) -> None:
+        _require_dates(self.at)
+        missing = self.volume_ml is None
+        if missing != (self.quality == "missing") or missing != (self.reason is not None):
+            raise ValueError(
+                "`volume_ml` must be null exactly when `quality` is `missing`, `reason` present exactly then"
+            )
 
 
 class Dropped(msgspec.Struct, frozen=True, kw_only=True, rename={"start": "from", "end": "to"}):
     """A tombstone: how many readings of which time were dropped for want of space."""
 
-    readings: Annotated[int, msgspec.Meta(ge=0)]
+    readings: Count
     start: Instant
     end: Instant
+
+    def __post_init__(self) -> None:
+        _require_dates(self.start, self.end)
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Readings of one poll cycle, or the tombstone in their place. Exactly one of the two is present."""
 
-    schema: Annotated[str, msgspec.Meta(pattern=r"^shuiwang/telemetry/1$")] = msgspec.field()
+    schema: TelemetrySchema = msgspec.field()
     gateway: Name
     epoch: Epoch
     seq: Seq
@@ -142,6 +170,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dropped: Dropped | None = None
 
     def __post_init__(self) -> None:
+        _require_dates(self.sent_at)
         if (self.readings is None) == (self.dropped is None):
             raise ValueError("exactly one of `readings` and `dropped` must be present")
 
@@ -164,16 +193,22 @@ class AlertBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     historical: bool = msgspec.field()
     evidence: dict[str, Any] = msgspec.field()
 
+    def __post_init__(self) -> None:
+        _require_dates(self.since, self.at)
+
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """One alert message."""
 
-    schema: Annotated[str, msgspec.Meta(pattern=r"^shuiwang/alert/1$")] = msgspec.field()
+    schema: AlertSchema = msgspec.field()
     gateway: Name
     epoch: Epoch
     seq: Seq
     sent_at: Instant
     alert: AlertBody
+
+    def __post_init__(self) -> None:
+        _require_dates(self.sent_at)
 
 
 class NotUnderstood(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,7 +222,7 @@ class NotUnderstood(msgspec.Struct, frozen=True, kw_only=True):
 class Ack(msgspec.Struct, frozen=True, kw_only=True):
     """What the county has stored, cumulatively, and which of it it could not understand."""
 
-    schema: Annotated[str, msgspec.Meta(pattern=r"^shuiwang/ack/1$")] = msgspec.field()
+    schema: AckSchema = msgspec.field()
     epoch: Epoch
     alert_up_to: UpTo = 0
     telemetry_up_to: UpTo = 0
@@ -282,3 +317,9 @@ def wall_ms(text: str) -> int:
     except ValueError as error:
         raise ContractError(f"{text!r} is not a date: {error}") from error
     return round(moment.timestamp() * 1000)
+
+
+def _require_dates(*instants: str) -> None:
+    """Raise ValueError for a well-formed instant that no calendar has; msgspec adds the place in the message."""
+    for text in instants:
+        datetime.datetime.fromisoformat(text)

@@ -98,6 +98,8 @@ class ResponseReader:
     def __init__(self, request: ReadRequest) -> None:
         self.request = request
         self.buffer = bytearray()
+        self._echo = request.encode()
+        self._start = 0  # no answer begins before it: nothing is checked twice, however slowly a device babbles
 
     def feed(self, data: bytes) -> bytes | None:
         """Take bytes; return the answering frame (normal or exception) once it is complete, else None.
@@ -107,10 +109,27 @@ class ResponseReader:
         self.buffer += data
         if len(self.buffer) > BUFFER_BYTES_MAX:
             raise Garbled(f"more than {BUFFER_BYTES_MAX} bytes and no answer among them: a device babbles")
-        for start in range(len(self.buffer) - EXCEPTION_BYTES + 1):
-            frame = self._frame_at(start)
-            if frame:
+        while self._start + EXCEPTION_BYTES <= len(self.buffer):
+            # One of four things stands here.
+            # 1. Our own request (some adapters repeat what is sent). It must not be taken for an answer: where the high
+            #    byte of its address equals the byte count, request and a few 00 after it (a line that nobody drives)
+            #    make a frame with a valid CRC, because 00 behind a CRC leaves the CRC of the whole at zero.
+            echoed = self._bytes_at(self._start, REQUEST_BYTES)
+            if echoed == self._echo[: len(echoed)]:
+                if len(echoed) < REQUEST_BYTES:
+                    return None
+                self._start += REQUEST_BYTES
+                continue
+            # 2. An answer of which some bytes are still to come; what looks like an exception in it is its content.
+            length = self._answer_length_at(self._start)
+            frame = self._bytes_at(self._start, length)
+            if len(frame) < length:
+                return None
+            # 3. The answer.
+            if has_crc(frame):
                 return frame
+            # 4. Noise.
+            self._start += 1
         return None
 
     def close(self) -> None:
@@ -122,23 +141,23 @@ class ResponseReader:
             raise WrongAnswer("answered by " + stranger)
         raise Garbled(f"{len(self.buffer)} bytes, no valid frame: {hex_dump(self.buffer)}")
 
-    def _frame_at(self, start: int) -> bytes | None:
-        request = self.request
-        if self.buffer[start] != request.unit:
-            return None
-        if self.buffer[start + 1] == request.function and self.buffer[start + 2] == 2 * request.count:
-            end = start + request.response_bytes
-        elif self.buffer[start + 1] == request.function | 0x80:
-            end = start + EXCEPTION_BYTES
-        else:
-            return None
-        frame = bytes(self.buffer[start:end])
-        return frame if start + len(frame) == end and has_crc(frame) else None
+    def _bytes_at(self, start: int, length: int) -> bytes:
+        """Return so many bytes of the buffer, fewer where it ends before."""
+        return bytes(self.buffer[start : start + length])
+
+    def _answer_length_at(self, start: int) -> int:
+        """Return the length of the answer that begins there by its looks; 0 where none can begin."""
+        unit, function, byte_count = self.buffer[start : start + 3]
+        if unit != self.request.unit:
+            return 0
+        if function == self.request.function and byte_count == 2 * self.request.count:
+            return self.request.response_bytes
+        return EXCEPTION_BYTES if function == self.request.function | 0x80 else 0
 
     def _stranger(self) -> str | None:
         """Describe a valid frame that answers something else, if the buffer is one."""
         frame = bytes(self.buffer)
-        if frame == self.request.encode():
+        if frame == self._echo:
             return "our own request (echo); the adapter or the wiring repeats what is sent"
         if not has_crc(frame) or len(frame) < EXCEPTION_BYTES:
             return None
@@ -183,19 +202,25 @@ class RequestReader:
         self.buffer = bytearray()
 
     def feed(self, data: bytes) -> ReadRequest | None:
-        """Take bytes; return the ReadRequest that they complete, else None. What stands before it is dropped."""
+        """Take bytes; return the first ReadRequest in them, else None. What stands before it is dropped.
+
+        What stands behind it is kept: `feed(b"")` returns the next one.
+        """
         self.buffer += data
-        for start in range(len(self.buffer) - REQUEST_BYTES + 1):
-            frame = self.buffer[start : start + REQUEST_BYTES]
+        start = 0
+        request = None
+        while request is None and start + REQUEST_BYTES <= len(self.buffer):
+            frame = bytes(self.buffer[start : start + REQUEST_BYTES])
             if frame[1] in READ_FUNCTIONS and has_crc(frame):
-                del self.buffer[: start + REQUEST_BYTES]
+                start += REQUEST_BYTES
                 try:
-                    return decode_request(frame)
+                    request = decode_request(frame)
                 except UsageError:
-                    return None
-        if len(self.buffer) > BUFFER_BYTES_MAX:
-            del self.buffer[:-REQUEST_BYTES]
-        return None
+                    pass  # a broadcast or more registers than fit: no meter answers it
+            else:
+                start += 1
+        self.buffer = self.buffer[start:]
+        return request
 
     def silence(self) -> None:
         """Note a pause of 3.5 characters: what came before it and is no frame will not become one."""

@@ -9,27 +9,29 @@
 A new wire protocol is one module and one line in `PROTOCOLS`.
 """
 
+import difflib
+import re
 import tomllib
 import typing
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
 
-from protocols import registers
-from protocols.errors import MeterError, ProfileError
+from protocols import cjt188_data, cjt188_dialogue, registers
+from protocols.errors import ProfileError, ShuiwangError
 from protocols.reading import Measurement
 
-PROFILE_NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]*$"
+PROFILE_NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]*\Z"  # `$` would let a line break pass
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Serial settings as the meter leaves the factory; what `[[bus]]` says in the configuration wins."""
 
     baudrate: int = 9600
-    parity: Annotated[str, msgspec.Meta(pattern="^[NEO]$")] = "N"
+    parity: Annotated[str, msgspec.Meta(pattern=r"^(N|E|O)\Z")] = "N"
     stop_bits: Annotated[int, msgspec.Meta(ge=1, le=2)] = 1
 
 
@@ -64,7 +66,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     exchange: tuple[Exchange, ...]
     volume_ml: int
     source: str
-    evidence: Annotated[str, msgspec.Meta(pattern="^(capture|manual|constructed)$")]
+    evidence: Annotated[str, msgspec.Meta(pattern=r"^(capture|manual|constructed)\Z")]
 
 
 class Reader(typing.Protocol):
@@ -116,6 +118,12 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
         dialogue=registers.dialogue,
         decode_case=registers.decode_case,
     ),
+    "cjt188": Protocol(
+        spec=cjt188_data.Cjt188Spec,
+        parse_address=cjt188_dialogue.parse_address,
+        dialogue=cjt188_dialogue.dialogue,
+        decode_case=cjt188_dialogue.decode_case,
+    ),
 }
 
 
@@ -153,11 +161,16 @@ def load(name_or_path: str, *, relative_to: Path | None = None) -> Profile:
     if "/" in name_or_path or name_or_path.endswith(".toml"):
         path = (relative_to or Path()) / name_or_path
         try:
-            return parse(path.read_text(encoding="utf-8"), where=str(path))
-        except (OSError, UnicodeDecodeError) as error:
+            text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark before it
+        except UnicodeDecodeError as error:
+            raise ProfileError(f"{path}: is not UTF-8 text; save it as UTF-8: {error}") from error
+        except (OSError, ValueError) as error:
             raise ProfileError(f"{path}: cannot be read: {error}") from error
-    if name_or_path not in built_in_names():
-        raise ProfileError(f"there is no profile {name_or_path!r}; known are {', '.join(built_in_names())}")
+        return parse(text, where=str(path))
+    known = built_in_names()
+    if name_or_path not in known:
+        hint = _did_you_mean(name_or_path, known)
+        raise ProfileError(f"there is no profile {name_or_path!r}{hint}; known are {', '.join(known)}")
     file = resources.files("protocols").joinpath("profiles", f"{name_or_path}.toml")
     return parse(file.read_text(encoding="utf-8"), where=f"profiles/{name_or_path}.toml")
 
@@ -169,42 +182,67 @@ def parse(text: str, *, where: str) -> Profile:
     """
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError is a ValueError; so is a number of 5000 digits
         raise ProfileError(f"{where}: {error}") from error
-    head = _convert(tables, "profile", Head, where)
+    head: Head = _convert(tables.get("profile", {}), Head, f"{where}: profile")
     if head.protocol not in PROTOCOLS:
         raise ProfileError(f"{where}: profile.protocol: {head.protocol!r} is not one of {', '.join(PROTOCOLS)}")
-    unknown = set(tables) - {"profile", "line", "timing", "test", head.protocol}
-    if unknown:
-        raise ProfileError(f"{where}: unknown table {min(unknown)!r}")
+    known = ("profile", "line", "timing", "test", head.protocol)
+    for table in tables:
+        if table not in known:
+            hint = _did_you_mean(table, known)
+            raise ProfileError(f"{where}: unknown table {table!r}{hint}; a profile has {', '.join(known)}")
+    if not tables.get("test"):
+        raise ProfileError(f"{where}: add a [[test]] with frames and the volume they mean: nothing proves the profile")
     profile = Profile(
         head=head,
-        line=_convert(tables, "line", Line, where),
-        timing=_convert(tables, "timing", Timing, where),
-        spec=_convert(tables, head.protocol, PROTOCOLS[head.protocol].spec, where),
-        cases=tuple(_convert({"test": {"case": tables.get("test", [])}}, "test", _Cases, where).case),
+        line=_convert(tables.get("line", {}), Line, f"{where}: line"),
+        timing=_convert(tables.get("timing", {}), Timing, f"{where}: timing"),
+        spec=_convert(tables.get(head.protocol, {}), PROTOCOLS[head.protocol].spec, f"{where}: {head.protocol}"),
+        cases=_convert(tables["test"], tuple[Case, ...], f"{where}: test"),
     )
     for number, case in enumerate(profile.cases, 1):
         _prove(profile, case, f"{where}: test {number}")
     return profile
 
 
-class _Cases(msgspec.Struct):
-    case: list[Case]
-
-
-def _convert(tables: dict[str, Any], key: str, kind: type[Any], where: str) -> Any:
+def _convert(value: Any, kind: Any, where: str) -> Any:
     try:
-        return msgspec.convert(tables.get(key, {}), type=kind)
+        return msgspec.convert(value, type=kind)
     except msgspec.ValidationError as error:
-        raise ProfileError(f"{where}: {key}: {error}") from error
+        problem, _, path = str(error).partition(" - at `$")
+        # `$.total[0].type` is the key `total 1.type` to people, who count from 1.
+        path = re.sub(r"\[(\d+)\]", lambda index: f" {int(index[1]) + 1}", path.rstrip("`"))
+        raise ProfileError(f"{where}{path}: {_with_remedy(problem, kind)}") from error
+
+
+def _with_remedy(problem: str, kind: Any) -> str:
+    """Return what msgspec says of a value, and what would be right where it does not say so itself."""
+    choice = re.search(r"matching regex '\^\((.*)\)\\\\Z'", problem)
+    if choice:
+        return f"give one of {choice[1].replace('|', ', ')}"
+    definitions = msgspec.json.schema(kind).get("$defs", {}).values()
+    if problem.startswith("Invalid enum value"):
+        return f"{problem}; give one of {', '.join(word for d in definitions for word in d.get('enum', ()))}"
+    unknown = re.search("unknown field `(.*)`", problem)
+    if unknown:
+        return problem + _did_you_mean(unknown[1], {key for d in definitions for key in d.get("properties", ())})
+    return problem
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, sorted(known), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def _prove(profile: Profile, case: Case, where: str) -> None:
     try:
-        frames = [(bytes.fromhex(e.request), bytes.fromhex(e.response)) for e in case.exchange]
+        frames = [(bytes.fromhex(exchange.request), bytes.fromhex(exchange.response)) for exchange in case.exchange]
+    except ValueError as error:
+        raise ProfileError(f"{where}: exchange: write bytes as hexadecimal pairs: {error}") from error
+    try:
         volume_ml = profile.protocol.decode_case(profile.spec, frames).volume_ml
-    except (ValueError, KeyError, MeterError, ProfileError) as error:
-        raise ProfileError(f"{where}: {error}") from error
+    except ShuiwangError as error:
+        raise ProfileError(f"{where}: exchange: {error}") from error
     if volume_ml != case.volume_ml:
-        raise ProfileError(f"{where}: the frames mean {volume_ml} mL, the test expects {case.volume_ml} mL")
+        raise ProfileError(f"{where}: volume_ml: the frames mean {volume_ml} mL, the test expects {case.volume_ml} mL")

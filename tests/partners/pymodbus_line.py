@@ -7,6 +7,7 @@ import asyncio
 import functools
 import sys
 import threading
+from pathlib import Path
 
 from pymodbus.server import ModbusSerialServer
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -15,7 +16,7 @@ FORWARD_TOTAL = 0x204
 volumes = {}
 
 
-async def answer(unit, log, function_code, start, address, count, registers, new_values):  # noqa: PLR0913
+async def answer(unit, log, function_code, start, address, count, registers, new_values):
     """Put the present volume into the registers before they are read."""
     volume_ml = volumes[unit]
     offset = FORWARD_TOTAL - start
@@ -42,5 +43,5 @@ async def serve(port, log, units):
     await server.serve_forever()
 
 
-with open(sys.argv[2], "a", buffering=1, encoding="ascii") as log:
+with Path(sys.argv[2]).open("a", buffering=1, encoding="ascii") as log:
     asyncio.run(serve(sys.argv[1], log, [int(unit) for unit in sys.argv[3:]]))

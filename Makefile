@@ -1,0 +1,73 @@
+# The two commands of the README, and what developers use. Everything happens in .venv; nothing is installed elsewhere,
+# except by `make test`, which asks the system's package manager for the partners of the tests.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: help demo test test-only lint format bench documents powercut clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+demo: $(VENV)/.demo ## The main job on this machine, everything embedded: under three minutes, no root needed
+	@$(BIN)/shuiwang demo
+
+test: system-packages $(VENV)/.test ## Install what the tests need and run all of them
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+test-only: ## Run the tests with what is installed
+	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+lint: $(VENV)/.lint ## Format, lint, types, architecture
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.lint ## Bring the code into its form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.test ## Poll cycle, cost per reading, memory; each against a limit in the same run
+	$(BIN)/python benchmarks/poll_cycle.py
+	$(BIN)/python benchmarks/reading_cost.py
+	$(BIN)/python benchmarks/memory.py
+
+documents: $(VENV)/.test ## Generate what is generated: JSON Schemas, AsyncAPI
+	$(BIN)/python tools/generate_contract.py
+
+clean: ## Remove the virtual environment and all caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: system-packages
+system-packages:
+	@missing=; for name in mosquitto:mosquitto mosquitto_sub:mosquitto-clients mbpoll:mbpoll socat:socat strace:strace; do \
+		PATH="$$PATH:/usr/sbin" command -v "$${name%%:*}" >/dev/null || missing="$$missing $${name##*:}"; done; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	[ -z "$$missing" ] && exit 0; \
+	command -v apt-get >/dev/null || { echo "Please install:$$missing"; exit 1; }; \
+	root=; [ "$$(id -u)" = 0 ] || root=sudo; \
+	echo "Installing for the tests:$$missing"; \
+	$$root apt-get update -qq && $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "shuiwang needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.11 …"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Cannot make a virtual environment: install python3-venv, then try again."; exit 1; }
+
+$(VENV)/.demo: $(VENV)/bin/python $(SOURCES)
+	@echo "Installing into $(VENV) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/bin/python $(SOURCES)
+	@echo "Installing into $(VENV) …"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.lint: $(VENV)/bin/python $(SOURCES)
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	@touch $@ $(VENV)/.test $(VENV)/.demo

@@ -1,0 +1,374 @@
+"""CJ/T 188 data: what a profile says of a water meter, and what the meter's answers mean.
+
+A total is a whole number of BCD digits, low byte first, and a unit code; how many of the digits are decimals the
+profile says for each unit code, because meters differ and nothing on the wire tells. All volumes are exact integers.
+
+The layout of an answer is a list of fields in the order of the wire, each `kind:bytes`, with `+unit` where a unit code
+follows. Neither identifier nor length tell one layout from another, so the profile names it:
+
+    total fraction   the register; `fraction` holds further decimals of the total
+    settled          the register at the last settlement day
+    flow temperature pressure     as in the freeze records of 2018 (4, 2 and 2 decimals)
+    clock status     the meter's clock (7 bytes, or 6 without century) and ST0 ST1
+    other            bytes that we neither check nor use
+
+Questions and answers: `cjt188_dialogue`. Frames: `cjt188`.
+"""
+
+import datetime
+import enum
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Annotated, Final
+
+import msgspec
+
+from protocols import cjt188
+from protocols.errors import MeterFault, UsageError
+from protocols.registers import VOLUME_ML_MAX
+
+UNIT_ML: Final = {"29": 10**3, "2A": 10**4, "2B": 10**5, "2C": 10**6, "2D": 10**7, "2E": 10**8}  # L to m3 x 100
+FLOW_UNIT_L_H: Final = {"32": 1, "33": 10, "34": 100, "35": 10**3, "36": 10**4, "37": 10**5}  # L/h to m3/h x 100
+
+CURRENT: Final = 0x901F
+ADDRESS: Final = 0x810A
+VALVE: Final = 0xA017
+SETTLED_MONTHS: Final = range(0xD120, 0xD12C)  # total on the settlement day 1 to 12 months ago
+HISTORY: Final = range(0xD200, 0xD300)  # 2018: settled totals, 1 to 256 settlements ago
+FREEZES: Final = range(0xD300, 0xD500)  # 2018: D3xx frozen by schedule, D4xx on command
+
+LAYOUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "standard": ("total:4+unit", "settled:4+unit", "clock:7", "status:2"),
+    # Reported of a DN15 meter read with python_cjt188 (aixiwang); what the byte behind the unit means is not.
+    "short": ("total:4+unit", "other:1"),
+    # Protocol RD-W10-00101 version 01 of an ultrasonic meter (gongkong forum, 2013). `other` are flow and temperature,
+    # whose scale it does not give.
+    "rd-w10": ("total:4", "fraction:3", "other:3", "other:1", "clock:6", "status:2"),
+}
+SETTLED_LAYOUT: Final = ("total:4+unit",)
+FREEZE_LAYOUT: Final = ("clock:7", "total:4+unit", "flow:4+unit", "temperature:3", "pressure:3")
+STATUS_LAYOUT: Final = ("status:2",)
+_FIELD: Final = re.compile("(total|fraction|settled|flow|temperature|pressure|clock|status|other):([1-9])([+]unit)?")
+_FLOW_UNIT: Final = "35"
+_DECIMALS: Final = {"flow": 4, "temperature": 2, "pressure": 2}
+
+# What a status bit may be named; `valve_closed` is a state, the others are faults that make a reading suspect.
+STATES: Final = frozenset({"valve_closed"})
+FAULTS: Final = frozenset(
+    {
+        "battery_low",
+        "valve_fault",
+        "sensor_fault",
+        "memory_fault",
+        "empty_pipe",
+        "leak",
+        "burst",
+        "reverse_flow",
+        "tamper",
+    }
+)
+# Some sleeping meters want a longer preamble than the four of the standard; 32 are 0.15 s at 2400 bit/s.
+PREAMBLE_BYTES_MAX: Final = 32
+
+
+class DiOrder(enum.StrEnum):
+    """In which order the bytes of the data identifier 901F travel to the meter; answers may have either."""
+
+    HIGH_FIRST = "901F"
+    LOW_FIRST = "1F90"
+    PROBE = "probe"
+
+
+class ClockState(enum.StrEnum):
+    """What the clock field holds."""
+
+    SET = "set"
+    ABSENT = "absent"  # filled with 00, FF or 99
+    INVALID = "invalid"  # no date
+    AMBIGUOUS = "ambiguous"  # two different dates, read from either end
+
+
+class Valve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How this meter's valve is moved. 55 and 99 are common; other codes mean one thing here and another there."""
+
+    open: Annotated[int, msgspec.Meta(ge=0x55, le=0x55)]
+    close: Annotated[int, msgspec.Meta(ge=0x99, le=0x99)]
+    control: int = cjt188.WRITE_DATA
+
+    def __post_init__(self) -> None:
+        if self.control not in (cjt188.WRITE_DATA, cjt188.VENDOR_VALVE):
+            raise ValueError("valve.control is 0x04, or 0x2A for the meters that want it")
+
+
+class Cjt188Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The `[cjt188]` table of a profile."""
+
+    layout: str | tuple[str, ...] = "standard"
+    # How many digits of a total are decimals, by unit code. A code that is not here makes the reading a fault.
+    decimals: dict[str, Annotated[int, msgspec.Meta(ge=0, le=8)]] = msgspec.field(default_factory=lambda: {"2C": 2})
+    # The unit code of totals without one in their layout.
+    unit: str | None = None
+    di_order: DiOrder = DiOrder.HIGH_FIRST
+    meter_type: Annotated[int, msgspec.Meta(ge=0, le=0xFF)] = 0x10
+    preamble_bytes: Annotated[int, msgspec.Meta(ge=0, le=PREAMBLE_BYTES_MAX)] = 4
+    tx_prefix: str = ""  # hexadecimal, before the preamble: a radio modem's header
+    # Names of status bits, such as battery_low = "ST0.2". What is not named is published raw and decides nothing.
+    status: dict[str, str] = {}
+    valve: Valve | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layout, str) and self.layout not in LAYOUTS:
+            raise ValueError(f"layout {self.layout!r} is neither a list of fields nor one of {', '.join(LAYOUTS)}")
+        fields = {field.kind: field for field in parse_layout(self.fields)}
+        if "total" not in fields:
+            raise ValueError("the layout has no total")
+        if not self.decimals:
+            raise ValueError("`decimals` names no unit")
+        for unit in (*self.decimals, *filter(None, [self.unit])):
+            if unit not in UNIT_ML:
+                raise ValueError(f"unit {unit!r} is not one of {', '.join(UNIT_ML)}")
+            if UNIT_ML[unit] % 10 ** self.decimals.get(unit, 0):
+                raise ValueError(f"{self.decimals[unit]} decimals of unit {unit} are less than a millilitre")
+        if self.unit not in {None, *self.decimals}:
+            raise ValueError(f"`decimals` says nothing of unit {self.unit!r}")
+        totals = [fields.get("fraction", fields["total"]), *filter(None, [fields.get("settled")])]
+        if self.unit is None and not all(field.has_unit for field in totals):
+            raise ValueError("a total without a unit code on the wire needs `unit`")
+        try:
+            bytes.fromhex(self.tx_prefix)
+        except ValueError:
+            raise ValueError(f"tx_prefix {self.tx_prefix!r} is not hexadecimal") from None
+        for name, bit in self.status.items():
+            if name not in STATES | FAULTS:
+                raise ValueError(f"status {name!r} is not one of {', '.join(sorted(STATES | FAULTS))}")
+            if not re.fullmatch("ST[01][.][0-7]", bit):
+                raise ValueError(f"status bit {bit!r} is not of the form ST0.2")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The layout of the current reading."""
+        return LAYOUTS[self.layout] if isinstance(self.layout, str) else self.layout
+
+
+class Field(msgspec.Struct, frozen=True, kw_only=True):
+    """One field of a layout; `bytes` without the unit code."""
+
+    kind: str
+    bytes: int
+    has_unit: bool
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What one answer says. None: the answer has no such field, or the meter left it empty (FF or 99)."""
+
+    total_ml: int | None = None
+    settled_ml: int | None = None
+    flow_l_h: Decimal | None = None
+    temperature_c: Decimal | None = None
+    pressure: Decimal | None = None
+    clock: datetime.datetime | None = None  # the meter's own local time
+    clock_state: ClockState | None = None
+    status: bytes | None = None
+    flags: tuple[str, ...] = ()
+
+
+@functools.cache
+def parse_layout(layout: tuple[str, ...]) -> tuple[Field, ...]:
+    """Return the fields that the texts of a layout describe. Raises ValueError which says what would be right."""
+    fields = []
+    for text in layout:
+        match = _FIELD.fullmatch(text)
+        if not match:
+            raise ValueError(f"field {text!r} is not of the form kind:bytes or kind:bytes+unit")
+        field = Field(kind=match[1], bytes=int(match[2]), has_unit=bool(match[3]))
+        allowed = {"clock": (6, 7), "status": (2,)}.get(field.kind, range(1, 10))
+        if field.bytes not in allowed:
+            raise ValueError(f"field {text!r}: a {field.kind} has {' or '.join(map(str, allowed))} bytes")
+        if field.has_unit and field.kind not in {"total", "fraction", "settled", "flow"}:
+            raise ValueError(f"field {text!r}: no unit code belongs to it")
+        fields.append(field)
+    kinds = [field.kind for field in fields if field.kind != "other"]
+    if len(kinds) != len(set(kinds)):
+        raise ValueError("a layout has each field once, `other` aside")
+    if "fraction" in kinds and "total" not in kinds:
+        raise ValueError("`fraction` belongs to a `total`")
+    if content_bytes(fields) > cjt188.DATA_BYTES_MAX - 3:
+        raise ValueError(f"a layout has at most {cjt188.DATA_BYTES_MAX - 3} bytes")
+    return tuple(fields)
+
+
+def content_bytes(fields: Iterable[Field]) -> int:
+    """Return how many bytes follow SER in an answer with these fields."""
+    return sum(field.bytes + field.has_unit for field in fields)
+
+
+def layout_of(spec: Cjt188Spec, identifier: int) -> tuple[str, ...]:
+    """Return the layout of the answer to a data identifier. Raises UsageError for one that holds no total."""
+    if identifier == CURRENT:
+        return spec.fields
+    if identifier in SETTLED_MONTHS or identifier in HISTORY:
+        return SETTLED_LAYOUT
+    if identifier in FREEZES:
+        return FREEZE_LAYOUT
+    raise UsageError(f"data identifier {identifier:04X} holds no total")
+
+
+def decode(spec: Cjt188Spec, layout: tuple[str, ...], content: bytes) -> Record:
+    """Return what the bytes after SER say; their number must be that of the layout.
+
+    Raises MeterFault where a field that is not empty holds something else than BCD digits, or a unit code that the
+    profile does not name. The clock is nobody's witness and never fails a record.
+    """
+    parts = _split(parse_layout(layout), content)
+    clock, clock_state = decode_clock(parts["clock"][0]) if "clock" in parts else (None, None)
+    status = parts["status"][0] if "status" in parts else None
+    return Record(
+        total_ml=_total_ml(spec, parts),
+        settled_ml=_volume_ml(spec, "settled", parts.get("settled")),
+        flow_l_h=_flow_l_h(parts.get("flow")),
+        temperature_c=_number("temperature", parts.get("temperature")),
+        pressure=_number("pressure", parts.get("pressure")),
+        clock=clock,
+        clock_state=clock_state,
+        status=status,
+        flags=() if status is None else _flags(spec, status),
+    )
+
+
+def encode(
+    spec: Cjt188Spec, layout: tuple[str, ...], *, total_ml: int, settled_ml: int = 0, status: bytes = b"\0\0"
+) -> bytes:
+    """Return the bytes after SER of a meter that shows a total: the inverse of `decode` up to the meter's step.
+
+    The meter has no clock (zeros); flow, temperature and pressure are zero. Raises UsageError where a volume does not
+    fit.
+    """
+    fields = parse_layout(layout)
+    unit = spec.unit or next(iter(spec.decimals))
+    step_ml = _step_ml(spec, unit)
+    fraction_bytes = sum(field.bytes for field in fields if field.kind == "fraction")
+    total, fraction = divmod(total_ml // step_ml, 100**fraction_bytes)
+    counts = {"total": total, "fraction": fraction, "settled": settled_ml // step_ml}
+    content = b""
+    for field in fields:
+        content += status if field.kind == "status" else encode_bcd(counts.get(field.kind, 0), field.bytes)
+        if field.has_unit:
+            content += bytes.fromhex(_FLOW_UNIT if field.kind == "flow" else unit)
+    return content
+
+
+def decode_bcd(data: bytes) -> int:
+    """Return the number in BCD digits, low byte first. Raises MeterFault where a half byte is no digit."""
+    digits = data[::-1].hex()
+    if not digits.isdecimal():
+        raise MeterFault(f"{data.hex(' ').upper()} are no BCD digits")
+    return int(digits)
+
+
+def encode_bcd(number: int, size: int) -> bytes:
+    """Return a number as so many bytes of BCD digits, low byte first. Raises UsageError where it does not fit."""
+    if not 0 <= number < 100**size:
+        raise UsageError(f"{number} does not fit {size} bytes of BCD")
+    return bytes.fromhex(f"{number:0{2 * size}d}")[::-1]
+
+
+def is_empty(data: bytes) -> bool:
+    """Tell whether a meter marks a field as one that it does not have: all FF, or all 99."""
+    return set(data) in ({0xFF}, {0x99})
+
+
+def decode_clock(data: bytes) -> tuple[datetime.datetime | None, ClockState]:
+    """Return the meter's own local time, in 7 bytes from either end or in 6 bytes ss mm hh DD MM YY."""
+    if set(data) == {0} or is_empty(data):
+        return None, ClockState.ABSENT
+    both = [_moment(data), _moment(data[::-1])] if len(data) == 7 else [_moment(data + b"\x20")]
+    moments = {moment for moment in both if moment is not None}
+    if len(moments) == 1:
+        return moments.pop(), ClockState.SET
+    return None, ClockState.AMBIGUOUS if moments else ClockState.INVALID
+
+
+def _moment(data: bytes) -> datetime.datetime | None:
+    """Return the moment in ss mm hh DD MM YY CC, or None where there is none such in this century."""
+    digits = data[::-1].hex()
+    if not digits.isdecimal() or not digits.startswith("20"):
+        return None
+    month, day, hour, minute, second = (int(digits[i : i + 2]) for i in range(4, 14, 2))
+    try:
+        return datetime.datetime(int(digits[:4]), month, day, hour, minute, second)  # noqa: DTZ001 - meters know no zone
+    except ValueError:
+        return None
+
+
+# The bytes of a field and its unit code, by kind.
+_Parts = dict[str, tuple[bytes, int | None]]
+
+
+def _split(fields: tuple[Field, ...], content: bytes) -> _Parts:
+    assert len(content) == content_bytes(fields), "a reader lets no other length pass"
+    parts: _Parts = {}
+    at = 0
+    for field in fields:
+        end = at + field.bytes
+        parts[field.kind] = content[at:end], content[end] if field.has_unit else None
+        at = end + field.has_unit
+    return parts
+
+
+def _total_ml(spec: Cjt188Spec, parts: _Parts) -> int | None:
+    if "fraction" not in parts:
+        return _volume_ml(spec, "total", parts.get("total"))
+    (total, total_unit), (fraction, fraction_unit) = parts["total"], parts["fraction"]
+    if is_empty(total):
+        return None
+    unit = fraction_unit if fraction_unit is not None else total_unit
+    return _volume_ml(spec, "total", (fraction + total, unit))
+
+
+def _volume_ml(spec: Cjt188Spec, what: str, part: tuple[bytes, int | None] | None) -> int | None:
+    if part is None or is_empty(part[0]):
+        return None
+    data, unit = part
+    code = spec.unit if unit is None else f"{unit:02X}"
+    count = decode_bcd(data)
+    if code not in spec.decimals:
+        raise MeterFault(
+            f"the unit code of the {what} is {code}; the profile's `decimals` names only {', '.join(spec.decimals)}. "
+            f"Compare {count} with the dial before you add it"
+        )
+    volume_ml = count * _step_ml(spec, code)
+    if volume_ml > VOLUME_ML_MAX:
+        raise MeterFault(f"the {what} is {volume_ml} mL, which is no meter reading")
+    return volume_ml
+
+
+def _step_ml(spec: Cjt188Spec, unit: str) -> int:
+    """Return the volume of the last digit of a total; a whole number by the check of the spec."""
+    step_ml: int = UNIT_ML[unit] // 10 ** spec.decimals[unit]
+    return step_ml
+
+
+def _flow_l_h(part: tuple[bytes, int | None] | None) -> Decimal | None:
+    number = _number("flow", part)
+    if part is None or number is None:
+        return None
+    code = f"{part[1]:02X}"
+    if code not in FLOW_UNIT_L_H:
+        raise MeterFault(f"{code} is no unit code of a flow")
+    return number * FLOW_UNIT_L_H[code]
+
+
+def _number(kind: str, part: tuple[bytes, int | None] | None) -> Decimal | None:
+    if part is None or is_empty(part[0]):
+        return None
+    return Decimal(decode_bcd(part[0])).scaleb(-_DECIMALS[kind])
+
+
+def _flags(spec: Cjt188Spec, status: bytes) -> tuple[str, ...]:
+    """Return the names of the status bits that are set; a valve that does not obey is neither open nor closed."""
+    names = {name for name, bit in spec.status.items() if status[int(bit[2])] >> int(bit[4]) & 1}
+    if "valve_fault" in names:
+        names.discard("valve_closed")
+    return tuple(sorted(names))

@@ -1,0 +1,110 @@
+"""The 12-hour rule against a form of itself that keeps every reading and is too slow to ship."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.detection.window import ENOUGH, LOW, RUNS_MAX, UNSURE, LowUsage, Window
+
+H = 3_600_000
+histories = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9)), min_size=1, max_size=120)
+
+
+def plain_usage(readings, length):
+    """The definition, word for word."""
+    now, register = readings[-1]
+    before = [value for time, value in readings if time <= now - length]
+    after = [value for time, value in readings if time >= now - length]
+    return register - after[0], register - before[-1] if before else None
+
+
+@given(st.integers(1, 300), histories)
+def test_usage_is_the_interval_of_the_definition(length, steps):
+    window, readings, time, value = Window(length), [], 0, 0
+    for wait, used in steps:
+        time, value = time + wait, value + used
+        readings.append((time, value))
+        window.add(time, value)
+        assert window.usage() == plain_usage(readings, length)
+
+
+@given(st.integers(500, 900), st.lists(st.tuples(st.integers(1, 3), st.integers(1, 9)), min_size=600, max_size=1500))
+def test_beyond_the_limit_of_runs_the_interval_only_widens(length, steps):
+    window, readings, time, value = Window(length), [], 0, 0
+    for wait, used in steps:
+        time, value = time + wait, value + used
+        readings.append((time, value))
+        window.add(time, value)
+        assert len(window._value) <= RUNS_MAX
+    least, most = window.usage()
+    exact_least, exact_most = plain_usage(readings, length)
+    assert least <= exact_least
+    assert most is None or most >= exact_most
+
+
+def rule(*readings, window_h=12, threshold_l=100):
+    """Feed (hour, litres) readings; return the verdicts."""
+    low_usage = LowUsage(window_h * H, threshold_l * 1000, 10_000)
+    return [low_usage.feed(round(hour * H), litres * 1000) for hour, litres in readings]
+
+
+def test_no_verdict_before_a_whole_window_was_seen():
+    assert rule((0, 500), (6, 500), (11.9, 500)) == [UNSURE] * 3
+
+
+def test_low_when_less_than_the_threshold_ran_in_the_window():
+    assert rule((0, 500), (6, 550), (12, 599))[-1] == LOW
+
+
+def test_exactly_the_threshold_is_not_less():
+    assert rule((0, 500), (6, 550), (12, 600))[-1] != LOW
+
+
+def test_a_gateway_that_was_off_for_14_hours_decides_with_its_first_reading():
+    assert rule((0, 500), (14, 510))[-1] == LOW
+
+
+def test_a_gateway_that_was_off_while_water_ran_waits():
+    # 120 L in 14 h: nobody knows whether they ran in the last 12.
+    assert rule((0, 500), (14, 620))[-1] == UNSURE
+
+
+def test_enough_needs_use_that_certainly_lies_in_the_window():
+    assert rule((0, 500), (12, 500), (13, 500), (14, 650))[-1] == ENOUGH
+
+
+def test_a_gap_never_hides_that_nothing_ran():
+    # Polls fail for 30 hours; the register did not move.
+    assert rule((0, 500), (1, 500), (31, 500))[-1] == LOW
+
+
+def test_a_wavering_last_digit_is_no_use():
+    readings = [(hour / 4, 500 - hour % 2) for hour in range(60)]
+    assert rule(*readings)[-1] == LOW
+
+
+def test_a_replaced_register_begins_anew():
+    verdicts = rule((0, 500), (12, 500), (13, 2), (24, 2), (25.5, 2))
+    assert verdicts == [UNSURE, LOW, UNSURE, UNSURE, LOW]
+
+
+def test_evidence_names_the_reading_at_the_windows_start_and_the_last_use():
+    window = Window(12 * H)
+    for hour, litres in ((0, 500), (3, 520), (9, 530), (14, 530), (16, 530)):
+        window.add(hour * H, litres)
+    assert window.start() == (3 * H, 520)
+    assert window.last_use() == 9 * H
+
+
+def test_a_register_that_was_never_seen_to_move_has_no_last_use():
+    window = Window(12 * H)
+    window.add(0, 500)
+    window.add(20 * H, 500)
+    assert window.last_use() is None
+
+
+def test_a_home_that_stands_still_for_months_needs_one_run():
+    window = Window(12 * H)
+    for step in range(20_000):
+        window.add(step * 300_000, 500)
+    assert len(window._value) == 1
+    assert window.usage() == (0, 0)

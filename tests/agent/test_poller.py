@@ -1,0 +1,163 @@
+"""The schedule on a clock that the test owns: aligned, fair to the living, patient with the dead."""
+
+import asyncio
+import collections
+
+from agent.poller import SKIP_CYCLES_MAX, BusPoller, PolledMeter
+from gateway.line import LineSettings
+from protocols.errors import NoResponse, PortLost
+from protocols.reading import ClockTrust, Measurement, Moment
+
+MINUTE_S = 60
+
+
+class HandClock:
+    """Moves only when somebody sleeps on it, or when the test sets it."""
+
+    def __init__(self, wall_s=1_790_000_000):
+        self.wall_s = float(wall_s)
+        self.boot_s = 0.0
+
+    def now(self):
+        return Moment(
+            wall_ms=round(self.wall_s * 1000),
+            trust=ClockTrust.SYNCED,
+            uncertainty_ms=0,
+            boot_id="boot-1",
+            boottime_ms=round(self.boot_s * 1000),
+        )
+
+    def pass_time(self, seconds):
+        self.wall_s += seconds
+        self.boot_s += seconds
+
+    async def sleep(self, seconds):
+        self.pass_time(seconds)
+        await asyncio.sleep(0)
+
+
+class FakeBus:
+    """Meters by name; a dead one takes its timeout, the others a moment."""
+
+    def __init__(self, clock, dead=()):
+        self.settings = LineSettings(name="rs485-1", port="/dev/null")
+        self.dead = set(dead)
+        self.lost = False
+        self.asked = []
+        self._clock = clock
+
+    async def read(self, meter):
+        self.asked.append((round(self._clock.boot_s, 3), meter))
+        if self.lost:
+            raise PortLost("gone")
+        self._clock.pass_time(0.5 if meter in self.dead else 0.05)
+        if meter in self.dead:
+            raise NoResponse("no answer")
+        return Measurement(volume_ml=1000)
+
+
+class Rig:
+    def __init__(self, meters, *, dead=(), poll_every_s=5 * MINUTE_S, jitter=0.0):
+        self.clock = HandClock()
+        self.bus = FakeBus(self.clock, dead)
+        self.readings = []
+        self.polled = [PolledMeter(meter=name, reader=name, poll_every_s=poll_every_s) for name in meters]
+        self.poller = BusPoller(
+            bus=self.bus, meters=self.polled, clock=self.clock, accept=self._accept, jitter=lambda: jitter
+        )
+
+    async def _accept(self, batch):
+        self.readings += batch
+
+    async def run_until(self, boot_s):
+        task = asyncio.create_task(self.poller.run())
+        while self.clock.boot_s < boot_s:
+            await asyncio.sleep(0)
+        task.cancel()
+
+
+async def test_polls_lie_on_the_grid_of_the_wall_clock():
+    rig = Rig(["m-1"])
+    await rig.run_until(3600)
+    walls = [reading.at.wall_ms / 1000 % 300 for reading in rig.readings[1:]]  # the first poll comes with the start
+    assert len(walls) == 12
+    assert all(wall < 0.1 for wall in walls)
+
+
+async def test_the_offset_of_a_bus_shifts_its_grid():
+    rig = Rig(["m-1"], jitter=0.5)
+    await rig.run_until(3600)
+    assert all(5.0 <= reading.at.wall_ms / 1000 % 300 < 5.1 for reading in rig.readings[1:])
+
+
+async def test_every_poll_becomes_a_reading_and_a_dead_meter_never_a_value():
+    rig = Rig(["m-1", "m-2"], dead=["m-2"])
+    await rig.run_until(6 * 3600)
+    assert len(rig.readings) == len(rig.bus.asked)
+    dead = [reading for reading in rig.readings if reading.meter == "m-2"]
+    assert dead
+    assert all(reading.volume_ml is None and reading.reason == "no_response" for reading in dead)
+
+
+async def test_a_dead_meter_is_asked_after_the_living_and_ever_less_often():
+    rig = Rig(["m-1", "m-2", "m-3"], dead=["m-1"])
+    await rig.run_until(24 * 3600)
+    count = collections.Counter(meter for _, meter in rig.bus.asked)
+    assert count["m-2"] == count["m-3"] >= 288
+    assert 288 / SKIP_CYCLES_MAX <= count["m-1"] <= 288 / 5
+    second_pass = [meter for when, meter in rig.bus.asked if 90 < when < 110]
+    assert second_pass == ["m-2", "m-3", "m-1"]
+
+
+async def test_a_meter_that_answers_again_is_back_in_every_cycle(caplog):
+    rig = Rig(["m-1"], dead=["m-1"])
+    await rig.run_until(6 * 3600)
+    rig.bus.dead.clear()
+    before = len(rig.readings)
+    await rig.run_until(12 * 3600)
+    values = [reading for reading in rig.readings[before:] if reading.volume_ml is not None]
+    assert len(values) >= 72 - SKIP_CYCLES_MAX
+    events = [record.message.split()[0] for record in caplog.records]
+    assert events == ["meter_failing", "meter_back"], "a change is logged once"
+
+
+async def test_a_lost_port_is_logged_once_and_blames_no_meter(caplog):
+    rig = Rig(["m-1", "m-2"])
+    rig.bus.lost = True
+    await rig.run_until(3600)
+    assert {reading.reason for reading in rig.readings} == {"port_lost"}
+    rig.bus.lost = False
+    await rig.run_until(7200)
+    assert [record.message.split()[0] for record in caplog.records] == ["bus_lost", "bus_back"]
+    assert len([reading for reading in rig.readings if reading.volume_ml is not None]) >= 24
+
+
+async def test_a_clock_set_back_by_hours_delays_the_next_poll_by_one_cycle_at_most():
+    rig = Rig(["m-1"])
+    await rig.run_until(1800)
+    rig.clock.wall_s -= 5 * 3600
+    before = len(rig.readings)
+    await rig.run_until(1800 + 3600)
+    assert 12 <= len(rig.readings) - before <= 14
+
+
+async def test_a_clock_set_forward_by_days_polls_once():
+    rig = Rig(["m-1"])
+    await rig.run_until(1800)
+    rig.clock.wall_s += 5 * 86_400
+    before = len(rig.readings)
+    await rig.run_until(1800 + 3600)
+    assert 12 <= len(rig.readings) - before <= 14
+
+
+async def test_a_long_pass_is_handed_in_in_parts():
+    batches = []
+    rig = Rig([f"m-{number}" for number in range(300)])
+
+    async def accept(batch):
+        batches.append(len(batch))
+
+    rig.poller._accept = accept
+    await rig.run_until(20)
+    assert sum(batches) == 300
+    assert max(batches) <= 5 / 0.05 + 2
