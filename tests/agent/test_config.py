@@ -125,9 +125,7 @@ def test_a_full_file_gives_exact_settings(tmp_path):
         acknowledgement="broker",
     )
     assert result.buses == (
-        config.LineSettings(
-            name="rs485-1", port="rfc2217://[fe80::1]:4001", baudrate=2400, parity="E", stop_bits=2
-        ),
+        config.LineSettings(name="rs485-1", port="rfc2217://[fe80::1]:4001", baudrate=2400, parity="E", stop_bits=2),
     )
     first, second = result.meters
     assert (first.address, first.address_text, first.poll_every_s) == (17, "017", 0.5)

@@ -1,0 +1,109 @@
+"""The tables of the county's database, as numbered migrations. A migration that was shipped is never changed."""
+
+import sqlite_utils
+from sqlite_utils.migrations import Migrations
+
+MIGRATIONS = Migrations("shuiwang-county")
+
+_PLACE = {"county": str, "gateway": str, "epoch": str, "stream": str, "seq": int}
+
+
+@MIGRATIONS()
+def m0001_first_tables(database: sqlite_utils.Database) -> None:
+    """Make streams, messages and what is read from them. Instants are texts as the contract writes them."""
+    _create(
+        database,
+        "gateways",
+        {
+            "county": str,
+            "gateway": str,
+            "online": int,  # NULL until a state message came
+            "epoch": str,
+            "agent": str,
+            "boot_id": str,
+            "meters": int,
+            "reason": str,
+            "state_at": str,
+            "last_seen_at": str,
+        },
+        pk=("county", "gateway"),
+        required={"county", "gateway"},
+    )
+    _create(
+        database,
+        "streams",
+        {"county": str, "gateway": str, "epoch": str, "stream": str, "up_to": int},
+        pk=("county", "gateway", "epoch", "stream"),
+    )
+    _create(
+        database,
+        "messages",
+        _PLACE | {"received_at": str, "payload": bytes, "not_understood": str},  # the reason, or NULL
+        pk=tuple(_PLACE),
+        required={*_PLACE, "received_at", "payload"},
+    )
+    # Every acknowledgement asks for these few among all messages.
+    database.execute(
+        "CREATE INDEX messages_not_understood ON messages (county, gateway, epoch) WHERE not_understood IS NOT NULL"
+    )
+    _create(
+        database,
+        "readings",
+        {
+            "county": str,
+            "gateway": str,
+            "meter": str,
+            "at": str,
+            "volume_ml": int,  # NULL exactly when there was no reading; `reason` says why
+            "quality": str,
+            "clock": str,
+            "reason": str,
+            "flags": str,  # a JSON list
+            "uncertainty_ms": int,
+            "epoch": str,
+            "seq": int,
+            "position": int,  # within its message
+        },
+        pk=("county", "gateway", "epoch", "seq", "position"),
+        required={"county", "gateway", "meter", "at", "quality", "clock", "epoch", "seq", "position"},
+    )
+    database.table("readings").create_index(["county", "gateway", "meter", "at"])
+    _create(
+        database,
+        "dropped",
+        {"county": str, "gateway": str, "epoch": str, "seq": int, "readings": int, "start": str, "end": str},
+        pk=("county", "gateway", "epoch", "seq"),
+    )
+    step = {"kind": str, "meter": str, "state": str, "level": str, "since": str, "at": str, "evidence": str}
+    steps_and_place = step | {"historical": int, "epoch": str, "seq": int, "received_at": str}
+    for table, pk in (("alerts", ("county", "gateway", "id")), ("alert_steps", ("county", "gateway", "epoch", "seq"))):
+        columns = {"county": str, "gateway": str, "id": str} | steps_and_place
+        _create(database, table, columns, pk=pk, required=set(columns) - {"meter"})
+    database.table("alerts").create_index(["state"])
+    database.table("alert_steps").create_index(["county", "gateway", "id"])
+    _create(
+        database,
+        "skipped",
+        {"county": str, "gateway": str, "epoch": str, "stream": str, "first": int, "last": int, "received_at": str},
+        pk=("county", "gateway", "epoch", "stream", "first"),
+    )
+    _create(
+        database,
+        "set_aside",
+        {"id": int, "topic": str, "payload": bytes, "bytes": int, "reason": str, "received_at": str},
+        pk="id",
+    )
+    _create(database, "counters", {"name": str, "value": int}, pk="name")
+
+
+def _create(
+    database: sqlite_utils.Database,
+    name: str,
+    columns: dict[str, type],
+    *,
+    pk: str | tuple[str, ...],
+    required: set[str] | None = None,
+) -> None:
+    """Make a STRICT table: a value of the wrong type is an error, never a silent conversion."""
+    not_null = set(columns) if required is None else required
+    database.table(name).create(columns, pk=pk, not_null=not_null, strict=True)

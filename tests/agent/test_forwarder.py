@@ -1,0 +1,289 @@
+"""What leaves the outbox, in which order, how often, and what makes a message go: a real store, a scripted session."""
+
+import asyncio
+import json
+
+import msgspec
+import pytest
+from readings import at, shows
+
+from agent import forwarder as forwarder_module
+from agent.forwarder import Forwarder, Sender
+from gateway.broker import BrokerError
+from gateway.store import Store
+from protocols import contract
+from protocols.contract import AlertBody, AlertState, Kind, Level, State, Stream
+
+EPOCH = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+SENDER = Sender(county="shenxian", gateway="g-1", epoch=EPOCH)
+
+
+class StoreHere:
+    def __init__(self, path):
+        self.store = Store(path, new_epoch=EPOCH)
+
+    async def __call__(self, work):
+        await asyncio.sleep(0)
+        return work(self.store)
+
+
+class StillClock:
+    def now(self):
+        return at(1)
+
+
+class Session:
+    """Records what is published; what the county says comes from `say`."""
+
+    def __init__(self):
+        self.sent = []
+        self.lost = False
+        self._inbox = asyncio.Queue()
+
+    async def publish(self, message):
+        await asyncio.sleep(0)
+        if self.lost:
+            raise BrokerError("gone")
+        self.sent.append((message.topic.rsplit("/", 1)[1], json.loads(message.payload)))
+
+    async def messages(self):
+        while True:
+            yield await self._inbox.get()
+
+    def say(self, payload):
+        self._inbox.put_nowait(payload)
+
+    def acknowledge(self, alert=0, telemetry=0, epoch=EPOCH, **more):
+        ack = contract.Ack(
+            schema=contract.ACK_SCHEMA, epoch=epoch, alert_up_to=alert, telemetry_up_to=telemetry, **more
+        )
+        self.say(contract.encode(ack))
+
+    def seqs(self, leaf):
+        return [message["seq"] for kind, message in self.sent if kind == leaf]
+
+
+def alert(number, state=AlertState.OPEN):
+    return AlertBody(
+        id=f"01ARZ3NDEKTSV4RRFFQ69G{number:04d}",
+        meter="m-1",
+        kind=Kind.LOW_USAGE,
+        state=state,
+        level=Level.YELLOW,
+        since=contract.instant(0),
+        at=contract.instant(0),
+        historical=False,
+        evidence={},
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    here = StoreHere(tmp_path / "store.db")
+    yield here
+    here.store.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(forwarder_module, "TELEMETRY_PAUSE_S", 0)
+
+
+def make(store, **options):
+    return Forwarder(
+        store=store,
+        clock=StillClock(),
+        sender=SENDER,
+        birth=lambda: State(schema=contract.STATE_SCHEMA, online=True, epoch=EPOCH),
+        county_acknowledges=options.pop("county_acknowledges", True),
+        jitter=lambda: 0.5,
+    )
+
+
+class Serving:
+    """The forwarder at work on one session."""
+
+    def __init__(self, store, **options):
+        self.forwarder = make(store, **options)
+        self.session = Session()
+
+    async def __aenter__(self):
+        self._task = asyncio.create_task(self.forwarder.serve(self.session))
+        await self.settle()
+        return self
+
+    async def settle(self):
+        for _ in range(400):
+            await asyncio.sleep(0)
+
+    async def __aexit__(self, *_):
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def fill(store, *, alerts=0, cycles=0):
+    for cycle in range(cycles):
+        store.store.commit([shows("m-1", cycle, 500 + cycle)], [])
+    for number in range(alerts):
+        store.store.commit([], [alert(number)])
+
+
+def waiting(store, stream):
+    status = store.store.status(stream)
+    return status.last_seq - status.acked_seq
+
+
+async def test_birth_first_then_alerts_then_telemetry(store):
+    fill(store, alerts=2, cycles=3)
+    async with Serving(store) as serving:
+        kinds = [kind for kind, _ in serving.session.sent]
+    assert kinds == ["state", "alert", "alert", "telemetry", "telemetry", "telemetry"]
+
+
+async def test_nothing_leaves_the_store_before_the_county_says_so(store):
+    fill(store, alerts=2, cycles=3)
+    async with Serving(store) as serving:
+        assert (waiting(store, Stream.ALERT), waiting(store, Stream.TELEMETRY)) == (2, 3)
+        serving.session.acknowledge(alert=1, telemetry=2)
+        await serving.settle()
+        assert (waiting(store, Stream.ALERT), waiting(store, Stream.TELEMETRY)) == (1, 1)
+
+
+async def test_telemetry_in_flight_is_bounded_and_goes_on_with_receipts(store):
+    fill(store, cycles=50)
+    async with Serving(store) as serving:
+        assert serving.session.seqs("telemetry") == list(range(1, 33))
+        serving.session.acknowledge(telemetry=10)
+        await serving.settle()
+        assert serving.session.seqs("telemetry") == list(range(1, 43))
+
+
+async def test_an_alert_that_comes_during_back_filling_goes_next(store):
+    fill(store, cycles=50)
+    async with Serving(store) as serving:
+        store.store.commit([], [alert(1)])
+        serving.forwarder.wake()
+        serving.session.acknowledge(telemetry=10)
+        await serving.settle()
+        kinds = [kind for kind, _ in serving.session.sent]
+    assert kinds[33] == "alert"
+
+
+async def test_a_new_connection_sends_everything_unacknowledged_again(store):
+    fill(store, alerts=2)
+    async with Serving(store) as serving:
+        serving.session.acknowledge(alert=1)
+        await serving.settle()
+    async with Serving(store) as serving:
+        assert serving.session.seqs("alert") == [2]
+
+
+async def test_what_is_not_acknowledged_is_sent_again(store, monkeypatch):
+    monkeypatch.setattr(forwarder_module, "RESEND_S_MIN", {Stream.ALERT: 0.05, Stream.TELEMETRY: 0.05})
+    fill(store, alerts=1)
+    async with Serving(store) as serving:
+        await asyncio.sleep(0.6)
+        # Waits of 0.05, 0.1, 0.2, 0.4 s: it must slow down.
+        assert 3 <= len(serving.session.seqs("alert")) <= 5
+        serving.session.acknowledge(alert=1)
+        await serving.settle()
+        count = len(serving.session.seqs("alert"))
+        await asyncio.sleep(0.3)
+        assert len(serving.session.seqs("alert")) == count
+
+
+async def test_a_receipt_that_should_cover_a_message_and_does_not_shows_a_hole(store, monkeypatch):
+    monkeypatch.setattr(forwarder_module, "HOLE_S", 0.05)
+    fill(store, cycles=5)
+    async with Serving(store) as serving:
+        await asyncio.sleep(0.1)
+        serving.session.acknowledge(telemetry=0)
+        await serving.settle()
+        assert serving.session.seqs("telemetry") == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5]
+
+
+async def test_an_early_receipt_is_no_hole(store):
+    fill(store, cycles=5)
+    async with Serving(store) as serving:
+        serving.session.acknowledge(telemetry=2)
+        await serving.settle()
+        serving.session.acknowledge(telemetry=2)
+        await serving.settle()
+        assert serving.session.seqs("telemetry") == [1, 2, 3, 4, 5]
+
+
+async def test_a_broker_that_is_enough_empties_the_outbox_by_itself(store):
+    fill(store, alerts=1, cycles=3)
+    async with Serving(store, county_acknowledges=False):
+        assert (waiting(store, Stream.ALERT), waiting(store, Stream.TELEMETRY)) == (0, 0)
+
+
+async def test_a_lost_connection_ends_the_session_and_keeps_the_messages(store):
+    fill(store, alerts=1)
+    forwarder, session = make(store), Session()
+    session.lost = True
+    with pytest.raises(BrokerError):
+        await forwarder.serve(session)
+    assert waiting(store, Stream.ALERT) == 1
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xff\xfe",
+        b"[]",
+        b'{"schema":"shuiwang/ack/2","epoch":"01ARZ3NDEKTSV4RRFFQ69G5FAV","alert_up_to":1,"telemetry_up_to":1}',
+        b'{"schema":"shuiwang/ack/1","epoch":"01ARZ3NDEKTSV4RRFFQ69G5FAV","alert_up_to":-1,"telemetry_up_to":1}',
+        b'{"schema":"shuiwang/ack/1","epoch":"01ARZ3NDEKTSV4RRFFQ69G5FAV","alert_up_to":"1"}',
+        b"[" * 100_000,
+    ],
+)
+async def test_a_receipt_that_makes_no_sense_deletes_nothing(store, payload):
+    fill(store, alerts=1)
+    async with Serving(store) as serving:
+        serving.session.say(payload)
+        await serving.settle()
+        assert waiting(store, Stream.ALERT) == 1
+        serving.session.acknowledge(alert=1)
+        await serving.settle()
+        assert waiting(store, Stream.ALERT) == 0
+
+
+async def test_a_receipt_of_another_epoch_or_beyond_the_last_message_deletes_nothing(store, caplog):
+    fill(store, alerts=2)
+    async with Serving(store) as serving:
+        serving.session.acknowledge(alert=2, epoch="01BX5ZZKBKACTAV9WEVGEMMVRZ")
+        serving.session.acknowledge(alert=3)
+        await serving.settle()
+        assert waiting(store, Stream.ALERT) == 2
+    assert {record.message.split()[0] for record in caplog.records} >= {"ack_beyond_sent"}
+
+
+async def test_what_the_county_could_not_read_is_kept_aside(store):
+    fill(store, alerts=1)
+    async with Serving(store) as serving:
+        item = contract.NotUnderstood(stream=Stream.ALERT, seq=1, reason="`kind` is new to us")
+        serving.session.acknowledge(alert=1, not_understood=(item,))
+        await serving.settle()
+    assert waiting(store, Stream.ALERT) == 0
+    assert store.store.set_aside_count() == 1
+
+
+async def test_a_step_that_was_overtaken_is_marked_historical(store):
+    store.store.commit([], [alert(1)])
+    store.store.commit([], [alert(1, AlertState.CLEARED)])
+    async with Serving(store) as serving:
+        bodies = [message["alert"] for kind, message in serving.session.sent if kind == "alert"]
+    assert [(body["state"], body["historical"]) for body in bodies] == [("open", True), ("cleared", False)]
+
+
+async def test_every_message_follows_the_contract(store):
+    fill(store, alerts=1, cycles=1)
+    store.store.make_room(bytes_max=0)
+    fill(store, cycles=1)
+    async with Serving(store) as serving:
+        for kind, message in serving.session.sent:
+            contract.decode(contract.Leaf(kind), msgspec.json.encode(message))
+        tombstone = next(message for kind, message in serving.session.sent if kind == "telemetry")
+    assert tombstone["dropped"]["readings"] == 1

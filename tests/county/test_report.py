@@ -1,0 +1,79 @@
+"""`show`: what the database holds, while the receiver writes."""
+
+import datetime
+import io
+
+import msgspec
+import pytest
+from rich.console import Console
+from samples import COUNTY, EPISODE, EPOCH, GATEWAY, LATER_EPOCH, NOW, alert, birth, incoming, raw, reading, telemetry
+
+from county.errors import DatabaseError
+from county.report import print_report, read_report
+from protocols.contract import Leaf
+
+SHANGHAI = datetime.timezone(datetime.timedelta(hours=8))
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "county.db"
+
+
+def test_a_report_on_a_live_database(receiver, file):
+    receiver.receive([incoming(birth()), incoming(alert(1)), incoming(alert(2, "cleared"))])
+    receiver.receive(
+        [incoming(alert(3, episode="0" * 26, level="red")), incoming(telemetry(1)), incoming(telemetry(3))]
+    )
+    receiver.receive([raw(Leaf.ALERT, b"?"), incoming(birth(epoch=LATER_EPOCH, oldest_alert=4))])
+    report = read_report(file)
+    (open_alert,) = report.alerts
+    assert (open_alert.id, open_alert.level, open_alert.earlier_store) == ("0" * 26, "red", True)
+    assert open_alert.evidence == alert(3).alert.evidence
+    (gateway,) = report.gateways
+    assert (gateway.county, gateway.gateway, gateway.online, gateway.last_seen_at) == (COUNTY, GATEWAY, True, NOW)
+    assert [(one.epoch, one.stream, one.up_to, one.waiting) for one in gateway.streams] == [
+        (EPOCH, "alert", 3, 0),
+        (EPOCH, "telemetry", 1, 1),
+        (LATER_EPOCH, "alert", 3, 0),
+        (LATER_EPOCH, "telemetry", 0, 0),
+    ]
+    assert [(one.meter, one.readings, one.missing) for one in report.meters] == [("m-001", 2, 0), ("m-002", 0, 2)]
+    assert report.meters[0].newest_at == reading(3).at
+    assert (report.set_aside, report.messages_skipped, report.readings_dropped) == (1, 3, 0)
+    receiver.receive([incoming(alert(5, "cleared", episode="0" * 26))])
+    assert read_report(file).alerts == ()
+
+
+def test_red_alerts_come_first_then_the_longest_open(receiver, file):
+    receiver.receive(
+        [
+            incoming(alert(1, episode="1" * 26, since="2026-11-21T02:00:00.000Z")),
+            incoming(alert(2, episode="2" * 26, since="2026-11-21T01:00:00.000Z")),
+            incoming(alert(3, episode="3" * 26, level="red", since="2026-11-21T03:00:00.000Z")),
+        ]
+    )
+    assert [one.id[0] for one in read_report(file).alerts] == ["3", "2", "1"]
+
+
+def test_people_get_tables_and_programs_json(receiver, file):
+    receiver.receive([incoming(birth()), incoming(alert(1)), incoming(telemetry(1))])
+    report = read_report(file)
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=200), timezone=SHANGHAI)
+    for piece in ("m-001 @ g-1 (shenxian)", "2026-11-22 04:40", "在线 online", "alert 1; telemetry 1", "用水过少"):
+        assert piece in stream.getvalue()
+    assert msgspec.json.decode(msgspec.json.encode(report), type=type(report)) == report
+    assert report.alerts[0].id == EPISODE
+
+
+def test_reading_a_report_changes_nothing_and_makes_no_file(tmp_path, file, receiver):
+    missing = tmp_path / "missing.db"
+    with pytest.raises(DatabaseError, match=r"no such file.*receive"):
+        read_report(missing)
+    assert not missing.exists()
+    empty = tmp_path / "empty.db"
+    empty.write_bytes(b"")
+    with pytest.raises(DatabaseError, match="no such table"):
+        read_report(empty)
+    assert empty.read_bytes() == b""
