@@ -51,6 +51,8 @@ def low_usage_step(
 
 def _evidence(rule: LowUsage, *, time_ms: int, reading: Reading) -> dict[str, Any]:
     """Return what the rule saw: the interval of the usage, between which readings, and when water last ran."""
+    hours = rule.window.length / 3_600_000
+    hours = int(hours) if hours.is_integer() else hours
     least_ml, most_ml = rule.window.usage()
     start = rule.window.start()
     last_use_ms = rule.window.last_use()
@@ -59,7 +61,7 @@ def _evidence(rule: LowUsage, *, time_ms: int, reading: Reading) -> dict[str, An
         return None if moment_ms is None else instant(reading.at.wall_ms - (time_ms - moment_ms))
 
     return {
-        "window_h": rule.window.length / 3_600_000,
+        "window_h": hours,
         "threshold_ml": rule.threshold,
         "usage_min_ml": least_ml,
         "usage_max_ml": most_ml,

@@ -36,6 +36,8 @@ RESEND_S_MAX: Final = 300.0
 # A receipt that comes so long after a message was sent and does not cover it means that the message was lost. Longer
 # than a county takes to store a batch, so that a slow county is not sent everything twice.
 HOLE_S: Final = 3.0
+# What a confused county makes us say is said so often at most, until the next start.
+MENTIONS_MAX: Final = 100
 
 
 class Sender(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,10 +97,11 @@ class Forwarder:
         store: StoreThread,
         clock: Clock,
         sender: Sender,
-        birth: Callable[[], State],
+        birth: Callable[[dict[Stream, int]], State],
         county_acknowledges: bool,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        """`birth` makes the first message of a connection from the oldest seq of each stream that is still here."""
         self._store = store
         self._clock = clock
         self._sender = sender
@@ -108,6 +111,7 @@ class Forwarder:
         self._news = asyncio.Event()
         self._progress: dict[Stream, _Progress] = {}
         self._foreign_epochs: set[str] = set()
+        self._not_understood: set[tuple[Stream, int]] = set()
 
     def wake(self) -> None:
         """Say that the outbox has something new."""
@@ -119,7 +123,7 @@ class Forwarder:
         for stream in Stream:
             status = await self._store(operator.methodcaller("status", stream))
             self._progress[stream] = _Progress(stream, acked_seq=status.acked_seq, now=now)
-        birth = contract.encode(self._birth())
+        birth = contract.encode(self._birth({stream: each.acked_seq + 1 for stream, each in self._progress.items()}))
         await session.publish(Message(topic=self._sender.topic(Leaf.STATE), payload=birth, retain=True))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(session), name="forwarder-listen")
@@ -210,9 +214,7 @@ class Forwarder:
                 self._mention_epoch(ack.epoch)
                 continue
             for item in ack.not_understood:
-                log.error(
-                    "message_not_understood stream=%s seq=%d: the county says %r", item.stream, item.seq, item.reason
-                )
+                self._mention_not_understood(item)
             up_to = {Stream.ALERT: ack.alert_up_to, Stream.TELEMETRY: ack.telemetry_up_to}
             await self._acknowledge(up_to, ack.not_understood)
 
@@ -229,8 +231,20 @@ class Forwarder:
             progress.acknowledged(acked.get(stream, progress.acked_seq), now=_now())
         self._news.set()
 
+    def _mention_not_understood(self, item: contract.NotUnderstood) -> None:
+        """Log it once: a county repeats what it could not read in every receipt."""
+        key = item.stream, item.seq
+        if key not in self._not_understood and len(self._not_understood) < MENTIONS_MAX:
+            self._not_understood.add(key)
+            log.error(
+                "message_not_understood stream=%s seq=%d: the county says %r; it is kept aside, see `shuiwang status`",
+                item.stream,
+                item.seq,
+                item.reason,
+            )
+
     def _mention_epoch(self, epoch: str) -> None:
-        if epoch not in self._foreign_epochs and len(self._foreign_epochs) < 10:
+        if epoch not in self._foreign_epochs and len(self._foreign_epochs) < MENTIONS_MAX:
             self._foreign_epochs.add(epoch)
             log.info(
                 "ack_of_other_epoch epoch=%r ours=%s: ignored, it speaks of an earlier store", epoch, self._sender.epoch

@@ -22,7 +22,7 @@ from gateway.store_recovery import open_store
 from gateway.systemd import Notifier
 from gateway.ulid import new_ulid
 from protocols import contract
-from protocols.contract import Leaf, State
+from protocols.contract import Leaf, State, Stream
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class Service:
             store=store,
             clock=self._clock,
             sender=sender,
-            birth=lambda: self._birth(store.epoch),
+            birth=lambda oldest: self._birth(store.epoch, oldest),
             county_acknowledges=config.broker.acknowledgement == "county",
         )
         judge = Judge(self._rules(), episodes=await store(Store.open_episodes), new_id=self._new_id)
@@ -172,7 +172,7 @@ class Service:
         will = _state_message(sender, "connection lost")
         return Broker(settings, will=will, subscription=sender.topic(Leaf.ACK))
 
-    def _birth(self, epoch: str) -> State:
+    def _birth(self, epoch: str, oldest: dict[Stream, int]) -> State:
         return State(
             schema=contract.STATE_SCHEMA,
             online=True,
@@ -180,6 +180,8 @@ class Service:
             agent=f"shuiwang {importlib.metadata.version('shuiwang')}",
             boot_id=self._clock.now().boot_id,
             meters=len(self._config.meters),
+            oldest_alert=oldest[Stream.ALERT],
+            oldest_telemetry=oldest[Stream.TELEMETRY],
         )
 
     def _announce(self) -> None:

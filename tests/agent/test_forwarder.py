@@ -94,7 +94,9 @@ def make(store, **options):
         store=store,
         clock=StillClock(),
         sender=SENDER,
-        birth=lambda: State(schema=contract.STATE_SCHEMA, online=True, epoch=EPOCH),
+        birth=lambda oldest: State(
+            schema=contract.STATE_SCHEMA, online=True, epoch=EPOCH, oldest_alert=oldest[Stream.ALERT]
+        ),
         county_acknowledges=options.pop("county_acknowledges", True),
         jitter=lambda: 0.5,
     )
@@ -138,6 +140,13 @@ async def test_birth_first_then_alerts_then_telemetry(store):
     async with Serving(store) as serving:
         kinds = [kind for kind, _ in serving.session.sent]
     assert kinds == ["state", "alert", "alert", "telemetry", "telemetry", "telemetry"]
+
+
+async def test_the_birth_says_from_where_on_messages_are_still_here(store):
+    fill(store, alerts=5)
+    store.store.acknowledge({Stream.ALERT: 3}, wall_ms=0)
+    async with Serving(store) as serving:
+        assert serving.session.sent[0][1]["oldest_alert"] == 4
 
 
 async def test_nothing_leaves_the_store_before_the_county_says_so(store):

@@ -34,7 +34,7 @@ def test_one_alert_per_episode_and_the_same_id_when_it_ends(judge):
 def test_the_evidence_lets_the_county_check_the_decision(judge):
     (opened,) = steps(judge, [shows("m-1", 0, 480), shows("m-1", 2, 500), shows("m-1", 15, 560)])
     assert opened.evidence == {
-        "window_h": 12.0,
+        "window_h": 12,
         "threshold_ml": 100_000,
         "usage_min_ml": 0,
         "usage_max_ml": 60_000,

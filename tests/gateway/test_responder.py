@@ -1,0 +1,190 @@
+"""Simulated Modbus meters, frame by frame, with every fault."""
+
+import random
+
+import pytest
+
+from gateway.responder import RESPONDERS, ModbusResponder, SimulatedMeter
+from gateway.village_file import parse
+from protocols import modbus, profile, registers
+from protocols.errors import Garbled, MeterRefused, NoResponse, WrongAnswer
+
+ADDRESSES = {"usw-dn15-40": 17, "xintai": 18, "tuf-2000": 19}
+SHOWN_ML = {"usw-dn15-40": 802_609_751, "xintai": 802_609_000, "tuf-2000": 802_609_751}  # xintai: whole litres
+
+
+def village(fault="", names=("usw-dn15-40",), start_m3="802.609751", rest=""):
+    text = "".join(
+        f'[[meter]]\nprofile = "{name}"\naddress = "{ADDRESSES[name]}"\nstart_m3 = "{start_m3}"\nusage = []\n{rest}'
+        + (f"fault = [{{ {fault} }}]\n" if fault else "")
+        for name in names
+    )
+    chance = random.Random(5)
+    meters = [SimulatedMeter(plan, chance=chance) for plan in parse(text, where="v").meters]
+    return ModbusResponder(meters), meters
+
+
+def request(unit=17, function=3, address=0x204, count=4):
+    return modbus.ReadRequest(unit=unit, function=function, address=address, count=count)
+
+
+def ask(responder, query, wall_ms=0):
+    (answer,) = responder.hear(query.encode(), wall_ms=wall_ms)
+    return answer
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_a_profile_reads_what_its_simulated_meter_shows(name):
+    responder, (meter,) = village(names=[name])
+    dialogue = profile.load(name).protocol.dialogue(meter.plan.profile.spec, ADDRESSES[name])
+    told, query = [], next(dialogue)
+    with pytest.raises(StopIteration) as end:
+        while True:
+            answer = ask(responder, query, wall_ms=1_800_000_000_000)
+            told.append(answer.volume_ml)
+            assert query.reader().feed(answer.frame) == answer.frame
+            query = dialogue.send(answer.frame)
+    assert end.value.value.volume_ml == SHOWN_ML[name]
+    assert [volume_ml for volume_ml in told if volume_ml is not None] == [SHOWN_ML[name]], "only one block is the total"
+    assert meter.counts.requests == len(told)
+
+
+def test_requests_come_in_pieces_and_in_heaps():
+    responder, _ = village(names=list(ADDRESSES))
+    frame = request().encode()
+    assert [len(responder.hear(bytes((byte,)), wall_ms=0)) for byte in frame] == [0] * 7 + [1]
+    heap = frame + request(unit=18, address=1, count=2).encode() + request(unit=99).encode() + frame
+    assert [answer.meter for answer in responder.hear(heap, wall_ms=0)] == ["17", "18", "17"]
+
+
+def test_half_a_request_is_forgotten_after_a_pause():
+    responder, _ = village()
+    frame = request().encode()
+    responder.hear(frame[:5], wall_ms=0)
+    responder.pause()
+    assert responder.hear(frame[5:], wall_ms=0) == []
+    responder.pause()
+    assert len(responder.hear(frame, wall_ms=0)) == 1
+
+
+@pytest.mark.parametrize(
+    "frame", [b"\x11\x06\x00\x01\x00\x02", b"\x11\x10\x00\x01\x00\x01\x02\x00\x05", b"\x00\x03\x02\x04\x00\x04"]
+)
+def test_writes_and_broadcasts_get_no_answer(frame):  # fmt: skip
+    responder, (meter,) = village()
+    assert responder.hear(modbus.add_crc(frame), wall_ms=0) == []
+    assert meter.counts.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [
+        (request(function=4), modbus.ILLEGAL_FUNCTION),
+        (request(address=0x203), modbus.ILLEGAL_DATA_ADDRESS),
+        (request(address=0x205), modbus.ILLEGAL_DATA_ADDRESS),
+        (request(count=5), modbus.ILLEGAL_DATA_ADDRESS),
+    ],
+)
+def test_a_healthy_meter_refuses_what_it_does_not_have(query, code):
+    responder, _ = village()
+    assert ask(responder, query).frame == modbus.encode_exception(query, code)
+
+
+def test_part_of_the_total_tells_no_volume():
+    responder, _ = village()
+    answer = ask(responder, request(count=3))
+    assert (len(modbus.decode_response(answer.frame)), answer.volume_ml) == (3, None)
+
+
+def test_a_total_beyond_the_registers_is_a_device_failure():
+    responder, _ = village(names=["tuf-2000"], start_m3="999999999")  # int32 holds it
+    assert ask(responder, request(unit=19, address=8)).volume_ml == 999_999_999_000_000
+    plan = parse('[[meter]]\nprofile = "tuf-2000"\naddress = "19"\nusage = []\n', where="v").meters[0]
+
+    class Beyond:
+        def volume_ml(self, wall_ms):
+            return 2**31 * 10**6
+
+    import msgspec
+
+    responder = ModbusResponder(
+        [SimulatedMeter(msgspec.structs.replace(plan, register=Beyond()), chance=random.Random())]
+    )
+    query = request(unit=19, address=8)
+    with pytest.raises(MeterRefused, match="device failure"):
+        modbus.decode_response(ask(responder, query).frame)
+
+
+def outcome(responder, query):
+    """What a master makes of the answer."""
+    reader = query.reader()
+    for answer in responder.hear(query.encode(), wall_ms=0):
+        frame = reader.feed(answer.before + answer.frame + answer.after)
+        if frame:
+            return modbus.decode_response(frame), answer
+    return reader.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("kind = 'dead'", NoResponse),
+        ("kind = 'garbage'", Garbled),
+        ("kind = 'flip_bit'", Garbled),
+        ("kind = 'wrong_unit', address = '18'", WrongAnswer),
+        ("kind = 'exception', code = 6", MeterRefused),
+    ],
+)
+def test_a_fault_is_what_it_says(fault, error):
+    responder, (meter,) = village(fault)
+    for _ in range(50):
+        with pytest.raises(error):
+            outcome(responder, request())
+    assert meter.counts.requests == 50
+
+
+@pytest.mark.parametrize("fault", ["garbage", "flip_bit", "wrong_unit', address = '18", "exception', code = '6"])
+def test_a_spoiled_answer_tells_no_volume(fault):
+    fault = f"kind = '{fault}'".replace("'6'", "6")
+    responder, _ = village(fault)
+    assert ask(responder, request()).volume_ml is None
+
+
+def test_a_flipped_bit_is_one_bit():
+    responder, _ = village("kind = 'flip_bit'")
+    good = ask(village()[0], request()).frame
+    for _ in range(100):
+        wrong = ask(responder, request()).frame
+        assert sum((a ^ b).bit_count() for a, b in zip(good, wrong, strict=True)) == 1
+
+
+def test_noise_stands_around_a_good_answer():
+    responder, _ = village("kind = 'noise', before = 3, after = 2")
+    values, answer = outcome(responder, request())
+    assert (len(answer.before), len(answer.after)) == (3, 2)
+    block = registers.registers_of(request(), values)
+    assert registers.measure(profile.load("usw-dn15-40").spec, block).volume_ml == answer.volume_ml == 802_609_751
+
+
+def test_late_is_later_than_the_usual_delay():
+    responder, _ = village("kind = 'late', late_ms = 700", rest="answer_delay_ms = 20\n")
+    assert ask(responder, request()).delay_s == pytest.approx(0.72)
+
+
+def test_a_fault_lasts_from_and_to():
+    responder, _ = village("kind = 'dead', from = 1970-01-01T00:00:10Z, to = 1970-01-01T00:00:20Z")
+    alive = [len(responder.hear(request().encode(), wall_ms=at)) for at in (9_999, 10_000, 19_999, 20_000)]
+    assert alive == [1, 0, 0, 1]
+
+
+def test_a_rate_is_a_share_and_the_seed_decides():
+    def struck():
+        responder, _ = village("kind = 'dead', rate = 0.25")
+        return [len(responder.hear(request().encode(), wall_ms=0)) for _ in range(2000)]
+
+    assert 400 < struck().count(0) < 600
+    assert struck() == struck()
+
+
+def test_every_responder_is_registered_by_the_name_of_a_protocol():
+    assert set(RESPONDERS) <= set(profile.PROTOCOLS)
