@@ -3,7 +3,7 @@
 import datetime
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from agent.settings import Config, duration_in_words, rule_in_words
@@ -40,7 +40,8 @@ def print_status(status: Status) -> None:
     console = Console()
     running = Text("running 运行中", "green") if status.running else Text("not running 未运行", "red")
     console.print(Text.assemble((status.gateway, "bold"), "  ", running, f"  {_local(status.at)}"))
-    table = Table("meter 水表", "state 状态", "register 读数 m³", "read at 读取时间", "last poll 最近一次")
+    register = Column("register 读数 m³", justify="right")
+    table = Table("meter 水表", "state 状态", register, "read 读于", "last poll 最近一次")
     for meter in status.meters:
         table.add_row(*_meter_row(meter))
     console.print(table)
@@ -61,7 +62,7 @@ def _meter_row(meter: MeterStatus) -> tuple[str, Text, str, str, Text]:
     reason = (
         Text(_REASONS.get(meter.last_reason, meter.last_reason), "red") if meter.last_reason else Text("value 有值")
     )
-    return meter.meter, Text(text, colour), volume, _local(meter.value_at), reason
+    return meter.meter, Text(text, colour), volume, _age(meter.value_age_s), reason
 
 
 def _stream_line(name: str, stream: StreamReport) -> Text:
@@ -75,6 +76,16 @@ def _local(instant: str | None) -> str:
     if instant is None:
         return ""
     return f"{datetime.datetime.fromisoformat(instant).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _age(seconds: int | None) -> str:
+    """Return how long ago that was, in the largest unit of which there are at least two."""
+    if seconds is None:
+        return ""
+    for unit_s, name in ((86_400, "d 天"), (3600, "h 小时"), (60, "min 分")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds // unit_s} {name}"
+    return f"{seconds} s 秒"
 
 
 def _count(number: int, one: str, many: str = "") -> str:

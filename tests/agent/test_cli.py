@@ -1,0 +1,135 @@
+"""The command line as its users meet it: help, exit codes, JSON, and documents that agree with it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from readings import shows, silent
+
+from agent import cli
+from agent.exit_codes import ExitCode
+from gateway.store import Store
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+[gateway]
+id = "g-1"
+county = "shenxian"
+data_dir = "data"
+
+[broker]
+url = "mqtt://127.0.0.1:1"
+
+[[bus]]
+name = "rs485-1"
+port = "/dev/null"
+"""
+METER = """
+[[meter]]
+id = "{id}"
+bus = "rs485-1"
+profile = "usw-dn15-40"
+address = "{address}"
+"""
+COMMANDS = sorted(typer.main.get_command(cli.app).commands)
+
+
+def shuiwang(*arguments, cwd=ROOT):
+    command = [sys.executable, "-m", "agent.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=cwd)
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "shuiwang.toml"
+    path.write_text(
+        CONFIG + METER.format(id="m-1", address="1") + METER.format(id="m-2", address="2"), encoding="utf-8"
+    )
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_in_the_readme_and_has_help(command):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"`shuiwang {command}" in readme
+    assert typer.main.get_command(cli.app).commands[command].help
+
+
+def test_the_readme_names_no_command_that_does_not_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`shuiwang ([a-z]+)", readme)) <= set(COMMANDS)
+
+
+def test_the_readme_lists_the_exit_codes_as_they_are():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (\d+) \| (\w+) \| (.+) \|$", readme, re.MULTILINE)
+    assert table == [(str(code.value), code.name, code.meaning) for code in ExitCode]
+
+
+def test_links_in_the_documents_lead_somewhere():
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_make_targets_of_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for document in ("README.md", "CONTRIBUTING.md"):
+        for target in re.findall(r"`?make ([a-z-]+)", (ROOT / document).read_text(encoding="utf-8")):
+            assert f"\n{target}:" in makefile, target
+
+
+def test_a_missing_configuration_is_one_line_and_exit_code_3(tmp_path):
+    result = shuiwang("run", "-c", tmp_path / "none.toml")
+    assert result.returncode == ExitCode.CONFIGURATION
+    assert "none.toml" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_check_says_what_the_configuration_means(config):
+    result = shuiwang("check", "-c", config)
+    assert result.returncode == 0
+    assert "less than 0.1 m³ in 12 h" in result.stdout
+    assert json.loads(shuiwang("check", "-c", config, "--json").stdout)["meters"] == 2
+
+
+def test_status_before_the_first_run_says_so(config):
+    result = shuiwang("status", "-c", config)
+    assert result.returncode == ExitCode.STORE
+    assert "has not run" in result.stderr
+
+
+def test_status_tells_the_living_from_the_dead(config):
+    (config.parent / "data").mkdir()
+    store = Store(config.parent / "data" / "shuiwang.db", new_epoch="01ARZ3NDEKTSV4RRFFQ69G5FAV")
+    store.commit([shows("m-1", 1, 123.456), silent("m-2", 1)], [])
+    store.close()
+    report = json.loads(shuiwang("status", "-c", config, "--json").stdout)
+    assert [(meter["meter"], meter["state"], meter["volume_ml"]) for meter in report["meters"]] == [
+        ("m-1", "stale", 123_456),
+        ("m-2", "never", None),
+    ]
+    assert report["running"] is False
+    assert report["outbox"]["telemetry"] == {"waiting": 1, "last_seq": 1, "acked_seq": 0, "acked_at": None}
+    text = shuiwang("status", "-c", config).stdout
+    assert "0.123" in text
+    assert "no answer" in text
+    assert "\x1b" not in text, "colours only on a terminal"
+
+
+def test_an_impossible_fast_clock_is_a_usage_error(config):
+    assert shuiwang("run", "-c", config, "--fast-clock", "0@0:0").returncode == ExitCode.USAGE
+
+
+def test_the_service_needs_no_library_of_the_demo_or_the_tests():
+    """A gateway has the runtime dependencies only."""
+    code = (
+        "import sys\n"
+        "for name in ('amqtt', 'pytest', 'hypothesis', 'pymodbus', 'apsw'): sys.modules[name] = None\n"
+        "import agent.cli, agent.service, agent.config, agent.status, agent.views, gateway.simulator, county.cli\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30, cwd=ROOT)
