@@ -13,8 +13,9 @@ much*. So the usage in the window is an interval:
 2. ENOUGH: min >= threshold.
 3. UNSURE: anything else waits for the next reading.
 
-All numbers are integers, time and volume in whichever unit the caller keeps to. State is bounded. Portable: also runs
-on MicroPython.
+All numbers are integers, time and volume in whichever unit the caller keeps to. State is bounded.
+
+Portable: also runs on MicroPython.
 """
 
 LOW, ENOUGH, UNSURE = "low", "enough", "unsure"
