@@ -89,6 +89,11 @@ MAY_ASK_THE_MACHINE = {
     # pauses for the network, which no fast clock of a demonstration makes faster; the event loop's clock counts
     "gateway/broker.py": {"asyncio.sleep"},
     "agent/forwarder.py": {"asyncio.sleep"},
+    # plays in real time: real processes, a real network that is cut, somebody who watches
+    "agent/demo/network.py": {"asyncio.sleep"},
+    "agent/demo/play.py": {"asyncio.sleep", "time.monotonic"},
+    "agent/demo/processes.py": {"asyncio.sleep"},
+    "agent/demo/scene.py": {"time.time_ns"},
     # is the county's own shell, which may not import the gateway's clock
     "county/service.py": {"asyncio.sleep", "time.time_ns"},
 }
