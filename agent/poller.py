@@ -4,6 +4,7 @@
    offset of its own for each bus so that a thousand gateways do not report in the same second.
 2. Every poll that is made becomes a reading: a value, or why there is none. A poll that is not made becomes nothing.
 3. A meter that fails is asked last, once, and in fewer and fewer cycles; with its first answer it is back in each.
+   It is asked while the line is idle; on a line that never is, failing meters get a small share of its time.
 4. A change is logged once, not at every poll.
 """
 
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 # A failing meter is asked every 1, 2, 4, 8 cycles, but at least this often: someone may live behind it.
 SKIP_CYCLES_MAX: Final = 8
 SKIP_S_MAX: Final = 1800.0
+# The share of a busy line's time that failing meters may take together, and how much of it they can save up.
+PROBE_SHARE: Final = 0.02
+PROBE_CREDIT_S_MAX: Final = 30.0
 # Readings of a long pass are committed this often, so that an alert does not wait for the last meter.
 BATCH_S: Final = 5.0
 # The wall clock may be set while we sleep; after this long the next poll is computed anew.
@@ -42,6 +46,8 @@ class PolledMeter:
         self.period_ms = max(1, round(poll_every_s * 1000))
         self.failures = 0
         self.failing_since_ms = 0
+        self.failed_ms = 0  # boot time of the last failed poll, 0 after an answer
+        self.failure_s = 0.0  # how long that poll took
         self._next_slot: int | None = None
         self._slot: int | None = None
 
@@ -92,6 +98,8 @@ class BusPoller:
         shortest_s = min(meter.period_ms for meter in meters) / 1000
         self._offset_ms = round(jitter() * min(OFFSET_S_MAX, OFFSET_SHARE * shortest_s) * 1000)
         self._port_lost = False
+        self._probe_credit_s = 0.0
+        self._credited_ms = clock.now().boottime_ms
 
     async def run(self) -> None:
         """Poll, hand in, sleep until the next meter is due."""
@@ -99,18 +107,23 @@ class BusPoller:
             await self._pass()
             self.passed(self.bus)
             wall_ms = self._schedule_ms()
-            wait_s = min(meter.due_in_ms(wall_ms) for meter in self._meters) / 1000
+            wait_s = min(meter.due_in_ms(wall_ms) for meter in self._awaited()) / 1000
             await self._clock.sleep(min(max(wait_s, 0.001), NAP_S_MAX))
+
+    def _awaited(self) -> Sequence[PolledMeter]:
+        """Return the meters whose slots set the pace: a failing one that is due waits for an idle line."""
+        return [meter for meter in self._meters if not meter.failures] or self._meters
 
     def _schedule_ms(self) -> int:
         return self._clock.now().wall_ms - self._offset_ms
 
     async def _pass(self) -> None:
-        """Poll every meter that is due, those that answer first."""
+        """Poll every meter that is due: those that answer, then the failing ones, the longest unasked first."""
         wall_ms = self._schedule_ms()
-        due = sorted((meter for meter in self._meters if meter.is_due(wall_ms)), key=lambda meter: meter.failures > 0)
         batch: list[Reading] = []
-        for meter in due:
+        for meter in sorted(self._due(wall_ms), key=lambda meter: meter.failed_ms):
+            if meter.failures and not self._may_probe(meter):
+                break  # it and those behind it stay due
             batch.append(await self._poll(meter, wall_ms))
             if batch[-1].at.boottime_ms - batch[0].at.boottime_ms > BATCH_S * 1000:
                 await self._accept(batch)
@@ -118,7 +131,26 @@ class BusPoller:
         if batch:
             await self._accept(batch)
 
+    def _due(self, wall_ms: int) -> list[PolledMeter]:
+        return [meter for meter in self._meters if meter.is_due(wall_ms)]
+
+    def _may_probe(self, meter: PolledMeter) -> bool:
+        """Tell whether a failing meter can be asked without delaying those that answer, or out of its share."""
+        now_ms = self._clock.now().boottime_ms
+        earned_s = PROBE_SHARE * (now_ms - self._credited_ms) / 1000
+        self._credited_ms = now_ms
+        self._probe_credit_s = min(self._probe_credit_s + earned_s, PROBE_CREDIT_S_MAX)
+        wall_ms = self._schedule_ms()
+        idle_ms = min((other.due_in_ms(wall_ms) for other in self._meters if not other.failures), default=None)
+        if idle_ms is None or idle_ms >= meter.failure_s * 1000:
+            return True
+        if self._probe_credit_s < meter.failure_s:
+            return False
+        self._probe_credit_s -= meter.failure_s
+        return True
+
     async def _poll(self, polled: PolledMeter, wall_ms: int) -> Reading:
+        began_ms = self._clock.now().boottime_ms
         try:
             measurement = await self._bus.read(polled.reader)
         except PortLost as error:
@@ -128,10 +160,13 @@ class BusPoller:
         except MeterError as error:
             self._note_port(None)
             self._note_failure(polled, error)
+            polled.failed_ms = self._clock.now().boottime_ms
+            polled.failure_s = (polled.failed_ms - began_ms) / 1000
             polled.polled(wall_ms, failures=polled.failures + 1)
             return missing_reading(polled.meter, self._clock.now(), error.reason)
         self._note_port(None)
         self._note_answer(polled)
+        polled.failed_ms = 0
         polled.polled(wall_ms, failures=0)
         return reading_of(polled.meter, self._clock.now(), measurement)
 

@@ -76,6 +76,7 @@ class Service:
         self._config = config
         self._clock = clock
         self._notifier = notifier
+        self._version = _version()
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT, then stop cleanly.
@@ -177,7 +178,7 @@ class Service:
             schema=contract.STATE_SCHEMA,
             online=True,
             epoch=epoch,
-            agent=f"shuiwang {importlib.metadata.version('shuiwang')}",
+            agent=f"shuiwang {self._version}",
             boot_id=self._clock.now().boot_id,
             meters=len(self._config.meters),
             oldest_alert=oldest[Stream.ALERT],
@@ -207,6 +208,13 @@ class Service:
 
     def _new_id(self) -> str:
         return new_ulid(self._clock.now().wall_ms)
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("shuiwang")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # run from a source tree
 
 
 class _Stop(Exception):

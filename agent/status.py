@@ -44,6 +44,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """The whole picture; `shuiwang status --json` prints it."""
 
     gateway: str
+    timezone: str
     at: str
     running: bool
     epoch: str | None
@@ -65,6 +66,7 @@ def status(config: Config, clock: Clock) -> Status:
         last, values = store.last_readings(), store.last_values()
         return Status(
             gateway=config.gateway.id,
+            timezone=config.gateway.timezone,
             at=instant(now_ms),
             running=is_locked(config.gateway.data_dir),
             epoch=store.epoch,

@@ -111,7 +111,8 @@ def evidence_text(evidence: dict[str, Any], *, timezone: datetime.tzinfo | None 
     used = (evidence.get("usage_min_ml"), evidence.get("usage_max_ml"), evidence.get("threshold_ml"))
     if all(isinstance(figure, int) for figure in used):
         least, most, threshold = used
-        text = f"{evidence.get('window_h', '?')} h 用水 used {_litres(least)}–{_litres(most)} L"
+        span = _litres(most) if least == most else f"{_litres(least)}–{_litres(most)}"
+        text = f"{evidence.get('window_h', '?')} h 用水 used {span} L"
         text += f", 阈值 limit {_litres(threshold)} L"
         if isinstance(evidence.get("last_use_at"), str):
             text += f", 最后用水 last use {local_time(evidence['last_use_at'], timezone=timezone)}"

@@ -161,3 +161,22 @@ async def test_a_long_pass_is_handed_in_in_parts():
     await rig.run_until(20)
     assert sum(batches) == 300
     assert max(batches) <= 5 / 0.05 + 2
+
+
+async def test_on_a_line_that_is_never_idle_the_dead_get_a_share_and_the_living_are_hardly_delayed():
+    names = [f"m-{number}" for number in range(60)]
+    # 57 living take 2.85 s, so a cycle of 2.5 s leaves no pause; three dead would take 1.5 s more.
+    rig = Rig(names, dead=names[:3], poll_every_s=2.5)
+    await rig.run_until(3600)
+    count = collections.Counter(meter for _, meter in rig.bus.asked)
+    living_s = sum(count[name] for name in names[3:]) * 0.05
+    dead_s = sum(count[name] for name in names[:3]) * 0.5
+    assert dead_s / (living_s + dead_s) < 0.03
+    assert min(count[name] for name in names[:3]) >= 3600 * 0.02 / 0.5 / 3 * 0.5, "each gets its part of the share"
+
+
+async def test_when_nobody_answers_all_are_asked():
+    rig = Rig(["m-1", "m-2"], dead=["m-1", "m-2"])
+    await rig.run_until(24 * 3600)
+    count = collections.Counter(meter for _, meter in rig.bus.asked)
+    assert min(count.values()) >= 288 / SKIP_CYCLES_MAX
