@@ -17,6 +17,7 @@ import aiomqtt
 import msgspec
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
 
 from protocols.errors import ShuiwangError
 
@@ -31,6 +32,11 @@ RETRY_S_MAX: Final = 120.0
 # A connection that lasted so long was a good one: the next failure begins again with short waits.
 STABLE_S: Final = 30.0
 _UNSUPPORTED_VERSION: Final = {1, 132}  # CONNACK return code of 3.1.1, reason code of MQTT 5
+_NO_SUBSCRIBERS: Final = 16  # PUBACK reason code of MQTT 5
+# Acknowledgements are cumulative: one that finds the queue full is made good by the next.
+INCOMING_MAX: Final = 1000
+# A broker that says nothing to MQTT 5 so often in a row, and then takes 3.1.1, does not speak it; once may be chance.
+SILENCES_MAX: Final = 2
 
 
 class BrokerError(ShuiwangError):
@@ -59,25 +65,79 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     retain: bool = False
 
 
+class _ClosedEarly(aiomqtt.MqttError):
+    """The broker closed the connection instead of answering: it does not know the version, or wants a certificate."""
+
+
+class _Client(aiomqtt.Client):
+    """An aiomqtt client that keeps what aiomqtt 2.5.1 drops.
+
+    It ignores the reason code of a PUBACK, so a message that the broker refused would count as published. When the
+    broker closes the connection before it has answered, it waits on until the time is up. And it leaves the socket of
+    an attempt that failed open until the keepalive ends it.
+    """
+
+    puback: ReasonCode | None = None
+
+    def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Any) -> None:
+        self.puback = reason_code
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_disconnect(self, *arguments: Any, **options: Any) -> None:
+        # Perhaps on the thread that connects.
+        self._loop.call_soon_threadsafe(self._fail_early)
+        super()._on_disconnect(*arguments, **options)
+
+    def _fail_early(self) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(_ClosedEarly("the broker closed the connection without an answer"))
+
+    def abandon(self) -> None:
+        """Close the socket, whatever state the connection is in."""
+        self._client.disconnect()
+
+
 class Session:
     """One connection that stands. Its methods raise BrokerError once it does not."""
 
-    def __init__(self, client: aiomqtt.Client, *, is_mqtt5: bool) -> None:
+    def __init__(self, client: _Client, *, is_mqtt5: bool) -> None:
         self._client = client
         self._is_mqtt5 = is_mqtt5
+        self._one_at_a_time = asyncio.Lock()  # so that a PUBACK belongs to the message that waits
+        self._unheard: set[str] = set()
 
     async def publish(self, message: Message) -> None:
-        """Publish and wait until the broker has it (PUBACK). That is no receipt from the county."""
+        """Publish and wait until the broker has it (PUBACK). That is no receipt from the county.
+
+        A broker that refuses the message raises BrokerError as well, where it says so: in MQTT 3.1.1 it cannot.
+        """
         properties = None
         if self._is_mqtt5:
             properties = Properties(PacketTypes.PUBLISH)
             properties.ContentType = "application/json"
-        try:
-            await self._client.publish(
-                message.topic, message.payload, qos=1, retain=message.retain, properties=properties, timeout=PUBLISH_S
-            )
-        except (aiomqtt.MqttError, ValueError) as error:
-            raise BrokerError(f"cannot publish on {message.topic}: {error}") from error
+        async with self._one_at_a_time:
+            self._client.puback = None
+            try:
+                await self._client.publish(
+                    message.topic,
+                    message.payload,
+                    qos=1,
+                    retain=message.retain,
+                    properties=properties,
+                    timeout=PUBLISH_S,
+                )
+            except (aiomqtt.MqttError, ValueError) as error:
+                raise BrokerError(f"cannot publish on {message.topic}: {error}") from error
+            self._judge(self._client.puback, message.topic)
+
+    def _judge(self, puback: ReasonCode | None, topic: str) -> None:
+        if puback is None:
+            return
+        if puback.is_failure:
+            raise BrokerError(f"the broker refuses what we publish on {topic}: {puback}; check its access rules (ACL)")
+        if puback.value == _NO_SUBSCRIBERS and topic not in self._unheard:
+            self._unheard.add(topic)
+            log.info("broker_has_no_subscriber topic=%s: the broker takes it, and nobody is there to hear it", topic)
 
     async def messages(self) -> AsyncIterator[bytes]:
         """Yield the payloads that arrive."""
@@ -100,7 +160,7 @@ class Broker:
         self._will = will
         self._subscription = subscription
         self._jitter = jitter
-        self._versions = [aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311]
+        self._versions = _Versions()
 
     async def run(self, serve: Callable[[Session], Awaitable[None]], *, farewell: Message) -> None:
         """Keep a session up and let `serve` use it, for ever; when cancelled, say `farewell` before leaving.
@@ -138,11 +198,10 @@ class Broker:
     def _connect(self) -> "_Connection":
         return _Connection(self._client, self._versions, self._subscription)
 
-    def _client(self, version: aiomqtt.ProtocolVersion) -> aiomqtt.Client:
+    def _client(self, version: aiomqtt.ProtocolVersion) -> _Client:
         settings = self._settings
         options: dict[str, Any] = {"clean_session": True} if version is not aiomqtt.ProtocolVersion.V5 else {}
-        password = settings.password_file.read_text(encoding="utf-8").strip() if settings.password_file else None
-        return aiomqtt.Client(
+        return _Client(
             hostname=settings.host,
             port=settings.port,
             identifier=settings.client_id,
@@ -150,18 +209,32 @@ class Broker:
             keepalive=KEEPALIVE_S,
             timeout=CONNECT_S,
             username=settings.username,
-            password=password,
+            password=self._password(),
+            max_queued_incoming_messages=INCOMING_MAX,
             tls_context=self._tls() if settings.tls else None,
             will=aiomqtt.Will(self._will.topic, self._will.payload, qos=1, retain=self._will.retain),
             **options,
         )
 
+    def _password(self) -> str | None:
+        file = self._settings.password_file
+        try:
+            return file.read_text(encoding="utf-8").strip() if file else None
+        except (OSError, UnicodeError) as error:
+            raise BrokerError(f"password_file {file} cannot be read: {error}") from error
+
     def _tls(self) -> ssl.SSLContext:
         settings = self._settings
-        context = ssl.create_default_context(cafile=settings.ca_file)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if settings.cert_file:
-            context.load_cert_chain(settings.cert_file, settings.key_file)
+        file = settings.ca_file
+        try:
+            context = ssl.create_default_context(cafile=file)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            file = settings.cert_file
+            if settings.cert_file:
+                context.load_cert_chain(settings.cert_file, settings.key_file)
+        except (OSError, ValueError) as error:  # which do not name the file
+            key = f" with key_file {settings.key_file}" if file == settings.cert_file else ""
+            raise BrokerError(f"the certificate {file}{key} cannot be used: {error}") from error
         return context
 
     def _address(self) -> tuple[str, int]:
@@ -175,42 +248,71 @@ class Broker:
             pass  # the will says the same
 
 
+class _Versions:
+    """Which versions of MQTT to try; one that the broker lacks is struck out for good."""
+
+    def __init__(self) -> None:
+        self.left = [aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311]
+        self._silences = 0
+
+    def spoken(self, refusal: aiomqtt.MqttError | None) -> None:
+        """Note that the last version left was taken, after the first was refused so or taken itself."""
+        if refusal is None:
+            self._silences = 0
+            return
+        self._silences += 1
+        if _refuses_version(refusal) or self._silences >= SILENCES_MAX:
+            log.info("broker_speaks_mqtt_311_only: %s", refusal)
+            del self.left[0]
+
+
 class _Connection:
     """An async context: a connected, subscribed client of the highest version that the broker speaks."""
 
     def __init__(
-        self,
-        make_client: Callable[[aiomqtt.ProtocolVersion], aiomqtt.Client],
-        versions: list[aiomqtt.ProtocolVersion],
-        subscription: str,
+        self, make_client: Callable[[aiomqtt.ProtocolVersion], _Client], versions: _Versions, subscription: str
     ) -> None:
         self._make_client = make_client
-        self._versions = versions  # shared: a version that the broker lacks is struck out for good
+        self._versions = versions
         self._subscription = subscription
 
-    async def __aenter__(self) -> tuple[aiomqtt.Client, aiomqtt.ProtocolVersion]:
-        version = self._versions[0]
+    async def __aenter__(self) -> tuple[_Client, aiomqtt.ProtocolVersion]:
+        version, refusal = self._versions.left[0], None
         try:
             client = await self._enter(version)
         except aiomqtt.MqttError as error:
-            if len(self._versions) == 1 or not _lacks_version(error):
+            if len(self._versions.left) == 1 or not (_refuses_version(error) or _says_nothing(error)):
                 raise
-            version = self._versions[1]
+            version, refusal = self._versions.left[1], error
             client = await self._enter(version)
-            log.info("broker_speaks_mqtt_311_only: %s", error)
-            del self._versions[0]
+        self._versions.spoken(refusal)
         self._client = client
         try:
-            await client.subscribe(self._subscription, qos=1)
+            await self._subscribe(client)
         except BaseException:
-            await client.__aexit__(None, None, None)
+            client.abandon()
             raise
         return client, version
 
-    async def _enter(self, version: aiomqtt.ProtocolVersion) -> aiomqtt.Client:
+    async def _enter(self, version: aiomqtt.ProtocolVersion) -> _Client:
         client = self._make_client(version)
-        await client.__aenter__()
+        try:
+            await client.__aenter__()
+        except BaseException:
+            client.abandon()
+            raise
         return client
+
+    async def _subscribe(self, client: _Client) -> None:
+        for granted in await client.subscribe(self._subscription, qos=1):
+            if isinstance(granted, ReasonCode) and granted.is_failure:
+                # What we have to say still gets through; it is sent again and again until somebody repairs the rules.
+                log.error(
+                    "subscription_refused topic=%s: %s; the county's acknowledgements cannot reach us. Check the"
+                    " broker's access rules (ACL)",
+                    self._subscription,
+                    granted,
+                )
 
     async def __aexit__(self, *_: object) -> None:
         try:
@@ -219,10 +321,15 @@ class _Connection:
             pass  # lost before we could say goodbye
 
 
-def _lacks_version(error: aiomqtt.MqttError) -> bool:
-    """Tell whether a broker may have refused the protocol version: by code, or by closing without a word."""
+def _refuses_version(error: aiomqtt.MqttError) -> bool:
+    """Tell whether a broker has refused the protocol version by its code."""
     code = getattr(error, "rc", None)
-    return getattr(code, "value", code) in _UNSUPPORTED_VERSION or str(error) == "Operation timed out"
+    return getattr(code, "value", code) in _UNSUPPORTED_VERSION
+
+
+def _says_nothing(error: aiomqtt.MqttError) -> bool:
+    """Tell whether a broker has not answered, or closed without a word, as some do that do not know the version."""
+    return isinstance(error, _ClosedEarly) or str(error) == "Operation timed out"
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

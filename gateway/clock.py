@@ -81,7 +81,7 @@ class FastClock:
 
     def __str__(self) -> str:
         """The form that `parse_fast_clock` reads."""
-        return f"{self._rate:g}@{self._real_origin_ms}:{self._shown_origin_ms}"
+        return f"{self._rate!r}@{self._real_origin_ms}:{self._shown_origin_ms}"
 
 
 def parse_fast_clock(text: str) -> FastClock:

@@ -4,10 +4,12 @@
     after a failure:  silence for the hold-off, everything heard meanwhile thrown away, then the next request
 
 A reply that comes after its timeout is the oldest trap of RS-485: every library that we measured takes it for the
-answer to the next request. Hence the hold-off here, and the second opinion in `gateway.meters`.
+answer to the next request. Hence the hold-off here, and the counting of answers in `gateway.meters`.
 """
 
 import logging
+import os
+import termios
 import time
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
@@ -39,11 +41,14 @@ class LineSettings(msgspec.Struct, frozen=True, kw_only=True):
     baudrate: int = 9600
     parity: str = "N"
     stop_bits: int = 1
+    data_bits: int = 8
+    # How Modbus travels on it: rtu, ascii or tcp.
+    framing: str = "rtu"
 
     @property
     def byte_s(self) -> float:
-        """The time of one byte on the wire: start bit, eight data bits, parity, stop bits."""
-        return (9 + (self.parity != "N") + self.stop_bits) / self.baudrate
+        """The time of one byte on the wire: start bit, data bits, parity, stop bits."""
+        return (1 + self.data_bits + (self.parity != "N") + self.stop_bits) / self.baudrate
 
     @property
     def silence_s(self) -> float:
@@ -57,6 +62,7 @@ def open_port(settings: LineSettings) -> Any:
         "baudrate": settings.baudrate,
         "parity": settings.parity,
         "stopbits": settings.stop_bits,
+        "bytesize": settings.data_bits,
         "timeout": READ_S,
         "write_timeout": 1.0,
     }
@@ -64,12 +70,13 @@ def open_port(settings: LineSettings) -> Any:
         options["exclusive"] = True  # another program on our line would garble both
     try:
         return serial.serial_for_url(settings.port, **options)
-    except OSError as error:
-        if settings.parity == "N" or not settings.port.startswith("/dev/pts/"):
-            raise
-        # A pty has no parity bit and Debian's tcsetattr refuses to set one (EINVAL); simulators live on ptys.
+    except termios.error as error:  # tcsetattr refused: not an OSError, and pyserial lets it through
+        asks_for_more = settings.parity != "N" or settings.data_bits != 8
+        if not asks_for_more or not os.path.realpath(settings.port).startswith("/dev/pts/"):
+            raise OSError(*error.args) from error
+        # A pty has 8 bits and no parity, and Debian's tcsetattr refuses other wishes (EINVAL); simulators live on ptys.
         log.info("port_parity_ignored bus=%s port=%s: a pty has no parity (%s)", settings.name, settings.port, error)
-        return serial.serial_for_url(settings.port, **options | {"parity": "N"})
+        return serial.serial_for_url(settings.port, **options | {"parity": "N", "bytesize": 8})
 
 
 class Line:
@@ -100,17 +107,44 @@ class Line:
         `timeout_ms` runs from the last bit of the request to the first of the answer. Raises PortLost, NoResponse,
         Garbled or WrongAnswer; the line is then kept silent before it is used again.
         """
-        self._ensure_open()
         timeout_s = timeout_ms / 1000
+        self._ensure_open(timeout_s)
         try:
             self._settle()
             return self._ask(query, timeout_s)
         except MeterError:
-            self._quiet_s = max(self.settings.silence_s, min(timeout_s, HOLD_OFF_S_MAX))
-            self._heard_at = self._monotonic()
+            self._hold_off(timeout_s)
             raise
         except OSError as error:
             self._lose(error)
+
+    def hears_answer(self, query: Query, *, timeout_ms: int) -> bool:
+        """Listen, without asking, for as long as an answer to the query could take; tell whether one came.
+
+        Raises PortLost.
+        """
+        timeout_s = timeout_ms / 1000
+        self._ensure_open(timeout_s)
+        reader = query.reader()
+        silent_at = self._monotonic() + timeout_s + query.response_bytes * self.settings.byte_s + BURST_GRACE_S
+        try:
+            while self._monotonic() < silent_at:
+                if reader.feed(self._read()) is not None:
+                    self._hold_off(timeout_s)
+                    return True
+        except Garbled:
+            return False  # a babbling line; the next exchange will say so
+        except OSError as error:
+            self._lose(error)
+        return False
+
+    def now_s(self) -> float:
+        """Return the line's own clock, which only ever advances."""
+        return self._monotonic()
+
+    def rest(self, quiet_s: float) -> None:
+        """Keep the line silent for at least so long before it is used again."""
+        self._quiet_s = max(self._quiet_s, quiet_s)
 
     def close(self) -> None:
         """Close the port; the next exchange opens it again."""
@@ -135,9 +169,11 @@ class Line:
                 heard = True
                 frame = reader.feed(data)
                 if frame is not None:
+                    self._reopen_s = REOPEN_S_MIN
                     self._quiet_s = self.settings.silence_s
                     return frame
-            elif self._monotonic() >= (last_byte_by if heard else first_byte_by):
+            # Also while bytes keep coming: a line that babbles slowly must not hold up the others.
+            if self._monotonic() >= (last_byte_by if heard else first_byte_by):
                 self._give_up(reader)
 
     def _read(self) -> bytes:
@@ -150,9 +186,15 @@ class Line:
         reader.close()
         raise AssertionError("a reader's close() always raises")
 
+    def _hold_off(self, timeout_s: float) -> None:
+        """Have the line silent for so long before it is used again: time for a late reply to come and be dropped."""
+        self._quiet_s = max(self.settings.silence_s, min(timeout_s, HOLD_OFF_S_MAX))
+        self._heard_at = self._monotonic()
+
     def _settle(self) -> None:
         """Wait until the line has been silent long enough, and forget what was heard meanwhile."""
         began_at = self._monotonic()
+        discarded_before = self.bytes_discarded
         while True:
             if self._port.in_waiting:
                 self.bytes_discarded += len(self._read())
@@ -160,22 +202,25 @@ class Line:
             if rest_s <= 0:
                 return
             if self._monotonic() - began_at > BABBLE_S_MAX:
-                raise Garbled(f"the line is never silent: {self.bytes_discarded} bytes that nobody asked for")
+                discarded = self.bytes_discarded - discarded_before
+                raise Garbled(
+                    f"the line is never silent: {discarded} bytes in {BABBLE_S_MAX:.0f} s that nobody asked for;"
+                    " look for a second master or a broken transceiver"
+                )
             self._pause(min(rest_s, READ_S))
 
-    def _ensure_open(self) -> None:
+    def _ensure_open(self, timeout_s: float) -> None:
         if self._port is not None:
             return
         wait_s = self._reopen_at - self._monotonic()
         if wait_s > 0:
-            raise PortLost(f"{self.settings.port} is gone; next attempt in {wait_s:.0f} s")
+            raise PortLost(f"{self.settings.port} is gone; next attempt in {wait_s:.1f} s")
         try:
             self._port = self._opener(self.settings)
         except (OSError, ValueError) as error:  # pyserial: SerialException is an OSError, a bad URL a ValueError
             self._lose(error)
-        self._reopen_s = REOPEN_S_MIN
-        # What the driver kept from before is nobody's answer.
-        self._quiet_s, self._heard_at = self.settings.silence_s, self._monotonic()
+        # What the driver kept from before is nobody's answer, nor is what a meter was asked before we started.
+        self._hold_off(timeout_s)
 
     def _lose(self, error: Exception) -> NoReturn:
         self.close()

@@ -1,21 +1,41 @@
 """Reading one meter over its line: the queries of its profile, bounded repeats, and no late reply taken for an answer.
 
-A Modbus answer does not say which request it answers. After a failed exchange the next answer may therefore be the
-reply to the failed one, come late. So after a failure a value counts only when a second exchange, at once, answers in
-time as well and shows the same register or a little more.
+A Modbus answer does not say which request it answers. A meter (or a serial server on the way) that answers after the
+timeout is therefore one answer behind, for one exchange or for ever: each request gets, in time, the answer to the one
+before. What saves us is counting. Answers come in the order of the requests, and one at most to each. So:
+
+    a request fails                  it may still be answered: one more is outstanding
+    a query, n outstanding           is asked until n + 1 answers came; only the last of them counts. It cannot be the
+                                     answer to any of the n, so it is the answer to this query, asked in this read
+    the read is complete             listen once more: an answer that nobody asked for proves that the meter is behind,
+                                     silence proves that it is not, and nothing is outstanding any more
+
+    asked      Q1 ........ timeout | Q2 .......... | Q3 .......... timeout     n = 1 after Q1, so two answers are needed
+    answered                       :      A1 (late):                     A2    A1 is dropped, A2 came too late: no value
+
+CJ/T 188 and Modbus TCP need none of this: their answers repeat the number of the request.
+
+A meter that sleeps loses the first request after a pause. That one is sent all the same and its answer not used; when
+none comes it may still be answered, like any other that failed.
 """
 
+import contextlib
+from collections import deque
+from collections.abc import Iterator
 from typing import Any, Final
 
 from gateway import modbus_master
 from gateway.line import Line
 from protocols import modbus
-from protocols.errors import Garbled, MeterError, NoResponse, WrongAnswer
+from protocols.errors import Garbled, MeterError, MeterFault, MeterRefused, NoResponse, PortLost, WrongAnswer
 from protocols.profile import Dialogue, Profile, Query
 from protocols.reading import Measurement
 
-# What can run through a DN40 meter (overload flow 20 m3/h, GB/T 778.1) in the 20 s that two slow exchanges last.
-CONFIRM_ML_MAX: Final = 120_000
+# On a wire a reply is late by milliseconds; behind a serial server it may lie in a network as long as TCP lets a
+# segment live: RFC 9293 section 3.4.1 takes two minutes.
+OUTSTANDING_S_MAX: Final = 120.0
+# More failures than this within two minutes, and the meter needs so many good answers and one, not more.
+OUTSTANDING_MAX: Final = 16
 _REPEATABLE: Final = (NoResponse, Garbled, WrongAnswer)
 
 
@@ -27,7 +47,8 @@ class MeterReader:
         self._address = address
         self._timeout_ms = timeout_ms
         self._retries = retries
-        self._late_reply_possible = False
+        self._outstanding: deque[float] = deque(maxlen=OUTSTANDING_MAX)  # when requests failed
+        self._awake_at = float("-inf")  # when the meter last answered
         self._answered_last = True
 
     def read(self, line: Line) -> Measurement:
@@ -40,42 +61,88 @@ class MeterReader:
         error: MeterError | None = None
         for _ in range(attempts):
             try:
-                measurement = self._read_confirmed(line)
+                measurement = self._read_once(line)
             except _REPEATABLE as failure:
                 error = failure
-                self._late_reply_possible = True
+            except (MeterRefused, MeterFault):
+                self._answered_last = True
+                raise
             else:
                 self._answered_last = True
                 return measurement
         assert error is not None
         raise error
 
-    def _read_confirmed(self, line: Line) -> Measurement:
-        first = self._read_once(line)
-        if not self._late_reply_possible:
-            return first
-        try:
-            second = self._read_once(line)
-        except NoResponse as error:
-            raise WrongAnswer(
-                "an answer came, but to an earlier request: the meter is slower than timeout_ms"
-            ) from error
-        if not 0 <= second.volume_ml - first.volume_ml <= CONFIRM_ML_MAX:
-            raise WrongAnswer(f"two answers in a row disagree: {first.volume_ml} mL, then {second.volume_ml} mL")
-        self._late_reply_possible = False
-        return second
-
     def _read_once(self, line: Line) -> Measurement:
         dialogue: Dialogue = self._profile.protocol.dialogue(self._profile.spec, self._address)
+        query = next(dialogue)
+        self._wake(line, query)
+        while True:
+            frame = self._exchange(line, query)
+            self._awake_at = line.now_s()
+            try:
+                query = dialogue.send(frame)
+            except StopIteration as end:
+                measurement: Measurement = end.value
+                break
+        if self._outstanding:
+            self._prove_in_step(line, query)
+        return measurement
+
+    def _wake(self, line: Line, query: Query) -> None:
+        """Send a meter that may sleep the request that it will lose."""
+        wake_up = self._profile.timing.wake_up
+        if wake_up is None or line.now_s() - self._awake_at < wake_up.sleeps_after_ms / 1000:
+            return
         try:
-            query = next(dialogue)
-            while True:
-                query = dialogue.send(self._exchange(line, query))
-        except StopIteration as end:
-            measurement: Measurement = end.value
-            return measurement
+            # Waiting is half of the time until the next request; the line's silence after a failure is the other half.
+            with self._account(line, query):
+                self._ask(line, query, timeout_ms=(wake_up.takes_ms + 1) // 2)
+        except _REPEATABLE:
+            pass  # as expected
 
     def _exchange(self, line: Line, query: Query) -> bytes:
+        with self._account(line, query):
+            if isinstance(query, modbus.ReadRequest):
+                return self._fresh_answer(line, query)
+            return self._ask(line, query, timeout_ms=self._timeout_ms)
+
+    def _ask(self, line: Line, query: Query, *, timeout_ms: int) -> bytes:
+        line.rest(self._profile.timing.turnaround_ms / 1000)
         if isinstance(query, modbus.ReadRequest):
-            return modbus_master.exchange(line, query, timeout_ms=self._timeout_ms)
-        return line.exchange(query, timeout_ms=self._timeout_ms)
+            return modbus_master.exchange(line, query, timeout_ms=timeout_ms)
+        return line.exchange(query, timeout_ms=timeout_ms)
+
+    @contextlib.contextmanager
+    def _account(self, line: Line, query: Query) -> Iterator[None]:
+        """Note a request that failed and may still be answered, where its answer would not say to what."""
+        try:
+            yield
+        except (*_REPEATABLE, PortLost) as error:
+            # After a lost port: that one request may have left; while the port is away no other does.
+            is_new = not isinstance(error, PortLost) or not self._outstanding
+            if isinstance(query, modbus.ReadRequest) and not modbus_master.answers_name_request(line) and is_new:
+                self._outstanding.append(line.now_s())
+            raise
+
+    def _fresh_answer(self, line: Line, request: modbus.ReadRequest) -> bytes:
+        """Return an answer that cannot belong to an earlier request."""
+        # The newest failure is never forgiven by time alone.
+        while len(self._outstanding) > 1 and line.now_s() - self._outstanding[0] > OUTSTANDING_S_MAX:
+            self._outstanding.popleft()
+        frame = self._ask(line, request, timeout_ms=self._timeout_ms)
+        for _ in range(len(self._outstanding)):
+            try:
+                frame = self._ask(line, request, timeout_ms=self._timeout_ms)
+            except NoResponse as error:
+                raise WrongAnswer(
+                    "an answer came, perhaps to an earlier request, and then no other: when this stays so, the meter"
+                    " is slower than timeout_ms"
+                ) from error
+        return frame
+
+    def _prove_in_step(self, line: Line, query: Query) -> None:
+        assert isinstance(query, modbus.ReadRequest), "no other answers are outstanding"
+        if modbus_master.hears_answer(line, query, timeout_ms=self._timeout_ms):
+            raise WrongAnswer("an answer came that nobody waited for: the meter is slower than timeout_ms")
+        self._outstanding.clear()

@@ -21,10 +21,11 @@ from gateway.village_file import (
     WrongUnit,
 )
 from gateway.wire import Answer, Responder
-from protocols import modbus, registers
+from protocols import cjt188, cjt188_data, cjt188_dialogue, mbus, mbus_data, mbus_dialogue, modbus, registers
 from protocols.errors import UsageError
 
 DEVICE_FAILURE: Final = 4  # the Modbus exception of a meter that cannot do what it should
+_SIMULATED_MAKER: Final = 0x4D17  # "SHW"
 
 
 class Counts(msgspec.Struct, kw_only=True):
@@ -140,6 +141,146 @@ class ModbusResponder:
         return modbus.encode_response(request, [values[address] for address in asked]), volume_ml
 
 
+class Cjt188Responder:
+    """CJ/T 188 meters: they tell their current total and their address, and refuse everything else, writes included.
+
+    To the address AAAAAAAAAAAAAA all of them answer, and therefore collide where the line has more than one.
+    """
+
+    def __init__(self, meters: Sequence[SimulatedMeter]) -> None:
+        self._meters = list(meters)
+        self._reader = cjt188.RequestReader()
+
+    def hear(self, data: bytes, *, wall_ms: int) -> list[Answer]:
+        """Take bytes from the line; return the answers to the requests that they complete."""
+        answers = []
+        request = self._reader.feed(data)
+        while request is not None:
+            for meter in self._meters:
+                answer = self._answer(meter, request, wall_ms)
+                if answer:
+                    answers.append(answer)
+            request = self._reader.feed(b"")
+        return answers
+
+    def pause(self) -> None:
+        """Note that the line was silent."""
+        self._reader.silence()
+
+    def _answer(self, meter: SimulatedMeter, request: cjt188.Frame, wall_ms: int) -> Answer | None:
+        good = self._good_answer(meter, request, wall_ms)
+        if good is None:  # another meter is meant
+            return None
+        meter.counts.requests += 1
+        lead, frame, volume_ml = good
+        faults = meter.strike(wall_ms)
+        for fault in faults:
+            if isinstance(fault, Refusal):
+                status = bytes((fault.code, 0))
+                address, meter_type = frame.address, frame.meter_type
+                frame, volume_ml = cjt188.refusal(request, status, address=address, meter_type=meter_type), None
+            elif isinstance(fault, WrongUnit):
+                other = cjt188_dialogue.parse_address(fault.address).address
+                frame, volume_ml = msgspec.structs.replace(frame, address=other), None
+        return meter.answer(lead + frame.encode(), faults=faults, wall_ms=wall_ms, volume_ml=volume_ml)
+
+    def _good_answer(
+        self, meter: SimulatedMeter, request: cjt188.Frame, wall_ms: int
+    ) -> tuple[bytes, cjt188.Frame, int | None] | None:
+        """Return a healthy meter's preamble and frame, and the volume that the frame tells; None where it is silent."""
+        spec: cjt188_data.Cjt188Spec = meter.plan.profile.spec
+        address = meter.plan.address.address
+        shown_ml = meter.shown_ml(wall_ms)
+        try:
+            sent = cjt188_dialogue.respond(spec, request, address=address, totals_ml={cjt188_data.CURRENT: shown_ml})
+        except UsageError:  # more than its digits hold
+            sent = cjt188_dialogue.respond(spec, request, address=address, totals_ml={})
+        if sent is None:
+            return None
+        start, frame = next(cjt188.find_frames(sent))
+        if frame.is_abnormal or request.control != cjt188.READ_DATA:
+            return sent[:start], frame, None
+        return sent[:start], frame, cjt188_data.decode(spec, spec.fields, frame.content).total_ml
+
+
+class MbusResponder:
+    """M-Bus meters: by primary address, by identity, and all of them at address 254.
+
+    A meter's number is its configured identity, or its primary address with zeros in front.
+    """
+
+    def __init__(self, meters: Sequence[SimulatedMeter]) -> None:
+        self._reader = mbus.RequestReader()
+        self._meters = [(meter, self._slave(meter)) for meter in meters]
+        self._wall_ms = 0
+
+    def hear(self, data: bytes, *, wall_ms: int) -> list[Answer]:
+        """Take bytes from the line; return the answers to the requests that they complete."""
+        self._wall_ms = wall_ms
+        answers = []
+        request = self._reader.feed(data)
+        while request is not None:
+            for meter, slave in self._meters:
+                frame = slave.answer(request)  # also those who are not meant must hear a selection
+                answer = self._answer(meter, frame) if frame else None
+                if answer:
+                    answers.append(answer)
+            request = self._reader.feed(b"")
+        return answers
+
+    def pause(self) -> None:
+        """Note that the line was silent."""
+        self._reader.silence()
+
+    def _slave(self, meter: SimulatedMeter) -> mbus_dialogue.Slave:
+        station: mbus_dialogue.Station = meter.plan.address
+        spec = _finest_first(meter.plan.profile.spec, meter.plan.profile.head.step_ml)
+        wild = station.identity or mbus.Identity()
+        identity = mbus.Identity(
+            number=f"{station.primary:08d}" if station.primary is not None else wild.number,
+            manufacturer=_SIMULATED_MAKER if wild.manufacturer == mbus.WILD_MANUFACTURER else wild.manufacturer,
+            version=1 if wild.version == mbus.WILD_BYTE else wild.version,
+            medium=next(iter(spec.media), 7) if wild.medium == mbus.WILD_BYTE else wild.medium,
+        )
+
+        def telegrams() -> list[bytes]:
+            try:
+                return [mbus_dialogue.total_telegram(spec, identity, meter.shown_ml(self._wall_ms))]
+            except UsageError:  # more than its digits hold
+                return [bytes((mbus_data.ERROR_REPORT, 0))]
+
+        return mbus_dialogue.Slave(identity=identity, telegrams=telegrams, primary=station.primary or 0)
+
+    def _answer(self, meter: SimulatedMeter, sent: bytes) -> Answer | None:
+        meter.counts.requests += 1
+        faults = meter.strike(self._wall_ms)
+        frame = mbus.parse_frame(sent)
+        volume_ml = None
+        if frame is not None and frame.ci in mbus_data.LONG_HEADER:
+            telegram = mbus_data.decode(meter.plan.profile.spec, frame)
+            volume_ml = mbus_data.measurement_of(meter.plan.profile.spec, [telegram]).volume_ml
+        for fault in faults if frame is not None else ():
+            assert frame is not None
+            if isinstance(fault, Refusal):
+                report = msgspec.structs.replace(frame, ci=mbus_data.ERROR_REPORT, data=bytes((fault.code,)))
+                sent, volume_ml = report.encode(), None
+            elif isinstance(fault, WrongUnit):
+                other = mbus_dialogue.parse_address(fault.address)
+                sent, volume_ml = msgspec.structs.replace(frame, address=other.primary or 0).encode(), None
+        return meter.answer(sent, faults=faults, wall_ms=self._wall_ms, volume_ml=volume_ml)
+
+
+def _finest_first(spec: mbus_data.MbusSpec, step_ml: int) -> mbus_data.MbusSpec:
+    """Return a spec whose first VIF counts in the meter's step: eight digits of millilitres end at 100 m3."""
+    vif = f"{0x10 + len(str(step_ml)) - 1:02X}"
+    if vif not in spec.vif:
+        return spec
+    rest = tuple(other for other in spec.vif if other != vif)
+    return msgspec.structs.replace(spec, vif=(vif, *rest))
+
+
 RESPONDERS: Final[dict[str, Callable[[Sequence[SimulatedMeter]], Responder]]] = {
     "modbus": ModbusResponder,
+    "cjt188": Cjt188Responder,
+    "mbus": MbusResponder,
 }

@@ -11,31 +11,35 @@ The rules:
 One thread owns a Store (`gateway.owner`); another process may open one with `read_only=True`.
 """
 
+import functools
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
-import sqlite_utils
 
-from gateway import store_schema
-from gateway.store_rows import reading_of_row, row_of
-from protocols.contract import READINGS_PER_MESSAGE_MAX, AlertBody, AlertState, Dropped, NotUnderstood, Stream, instant
-from protocols.errors import ShuiwangError
+from gateway import store_file, store_schema, store_space
+from gateway.store_file import (
+    CHECKPOINT_PAGES,
+    RESERVE_BYTES,
+    Reserve,
+    StoreDamaged,
+    StoreError,
+    is_full,
+    translated,
+    translated_when_opening,
+)
+from gateway.store_rows import decode_reading, row_of
+from protocols.contract import READINGS_PER_MESSAGE_MAX, AlertBody, AlertState, Dropped, NotUnderstood, Stream
 from protocols.reading import Reading
 
+__all__ = ["CHECKPOINT_PAGES", "Outgoing", "Store", "StoreDamaged", "StoreError", "StreamStatus"]
+
 log = logging.getLogger(__name__)
-
-# A transaction may wait so long for another process (a backup, `shuiwang status`) before it fails.
-BUSY_MS: Final = 5000
-# The WAL is copied back at this size: rarely, because a power cut during a checkpoint is WAL's only weak moment.
-CHECKPOINT_PAGES: Final = 1000
-WAL_BYTES_MAX: Final = 8 * 1024 * 1024
-
+T = TypeVar("T")
 
 _READING_SQL: Final = (
     "select meter, wall_ms, trust, uncertainty_ms, boot.boot_id as boot_id, boottime_ms,"
@@ -47,14 +51,6 @@ _NEWEST_VALUE_SQL: Final = (
 )
 _INSERT_READING_SQL: Final = "insert into reading values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE_SQL: Final = {stream: f"delete from {stream} where seq <= ?" for stream in Stream}
-
-
-class StoreError(ShuiwangError):
-    """The store could not do it (disk full, I/O error); nothing of the transaction happened."""
-
-
-class StoreDamaged(StoreError):
-    """The file is not a sound database of ours."""
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,24 +74,40 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Store:
     """An open store."""
 
-    def __init__(self, path: Path, *, new_epoch: str = "", read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, new_epoch: str = "", read_only: bool = False, reserve_bytes: int = RESERVE_BYTES
+    ) -> None:
         """Open the file, or make it, with `new_epoch` as its epoch.
 
         Raises StoreDamaged for a file that is not a sound store, StoreError where it cannot be opened at all.
         """
         self.path = path
-        with _translated(f"{path} cannot be opened"):
-            uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-            connection = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=BUSY_MS / 1000)
-            connection.isolation_level = None
-            self._db = sqlite_utils.Database(connection)
+        self._reserve = Reserve(path, size_bytes=reserve_bytes)
+        try:
+            self._open(new_epoch, read_only=read_only)
+        except StoreError as error:
+            if read_only or not is_full(error.__cause__, opening=True) or not self._reserve.give_up():
+                raise
+            self._say_full(error)
+            self._open(new_epoch, read_only=read_only)
+        if not read_only and not self._reserve.hold():
+            log.warning("disk_nearly_full path=%s: no room for the reserve of %d bytes", path, reserve_bytes)
+            self._claim_space()
+
+    def _open(self, new_epoch: str, *, read_only: bool) -> None:
+        with translated_when_opening(self.path):
+            self._db = store_file.connect(self.path, read_only=read_only)
             try:
                 if not read_only:
-                    self._configure()
-                    self._check()
-                    store_schema.migrations.apply(self._db)
-                    self._db.execute("insert or ignore into meta values ('epoch', ?)", [new_epoch])
+                    store_file.configure(self._db, self.path)
+                    store_schema.upgrade(self._db)
+                    if new_epoch:
+                        store_schema.give_epoch(self._db, new_epoch)
+                    store_schema.check(self._db)
                 self.epoch: str = self._scalar("select value from meta where key = 'epoch'")
+            except StoreError as error:
+                self._db.close()
+                raise type(error)(f"{self.path}: {error}") from error
             except BaseException:
                 self._db.close()
                 raise
@@ -108,25 +120,29 @@ class Store:
 
     def commit(self, readings: Sequence[Reading], alerts: Sequence[AlertBody]) -> None:
         """Accept readings and the alert steps that they caused. Raises StoreError; then nothing was accepted."""
-        with _translated("readings cannot be committed"), self._db.atomic():
-            boots = {moment.boot_id: self._boot(moment.boot_id) for moment in (reading.at for reading in readings)}
+
+        def accept() -> None:
+            boots = {boot_id: self._boot(boot_id) for boot_id in {reading.at.boot_id for reading in readings}}
             for start in range(0, len(readings), READINGS_PER_MESSAGE_MAX):
                 self._append_telemetry(readings[start : start + READINGS_PER_MESSAGE_MAX], boots)
             for alert in alerts:
                 self._append_alert(alert)
 
-    def adopt(self, history: Iterable[Reading], episodes: Iterable[AlertBody]) -> None:
+        self._write("readings cannot be committed", accept)
+
+    def adopt(self, history: Sequence[Reading], episodes: Sequence[AlertBody]) -> None:
         """Take over what another store had already delivered: readings and open episodes, without messages."""
-        with _translated("a salvaged history cannot be stored"), self._db.atomic():
-            boots: dict[str, int] = {}
-            for id_, reading in enumerate(history, 1 + int(self._scalar("select coalesce(max(id), 0) from reading"))):
-                if reading.at.boot_id not in boots:
-                    boots[reading.at.boot_id] = self._boot(reading.at.boot_id)
-                self._db.execute(_INSERT_READING_SQL, row_of(id_, reading, boots[reading.at.boot_id]))
+
+        def take_over() -> None:
+            boots = {boot_id: self._boot(boot_id) for boot_id in {reading.at.boot_id for reading in history}}
+            self._insert(history, boots)
             for episode in episodes:
                 self._put_episode(episode, msgspec.json.encode(episode).decode())
 
-    def _append_telemetry(self, readings: Sequence[Reading], boots: dict[str, int]) -> None:
+        self._write("a salvaged history cannot be stored", take_over)
+
+    def _insert(self, readings: Sequence[Reading], boots: dict[str, int]) -> int:
+        """Store readings under the next ids; return the first of them."""
         first_id = 1 + int(self._scalar("select coalesce(max(id), 0) from reading"))
         # An empty table must not use an id again that a message in the outbox still points to.
         first_id = max(first_id, 1 + int(self._scalar("select coalesce(max(last_id), 0) from telemetry")))
@@ -134,6 +150,10 @@ class Store:
             _INSERT_READING_SQL,
             [row_of(id_, reading, boots[reading.at.boot_id]) for id_, reading in enumerate(readings, first_id)],
         )
+        return first_id
+
+    def _append_telemetry(self, readings: Sequence[Reading], boots: dict[str, int]) -> None:
+        first_id = self._insert(readings, boots)
         self._db.execute(
             "insert into telemetry values (?, ?, ?, null)",
             [self._next_seq(Stream.TELEMETRY), first_id, first_id + len(readings) - 1],
@@ -141,11 +161,9 @@ class Store:
 
     def _append_alert(self, alert: AlertBody) -> None:
         body = msgspec.json.encode(alert).decode()
+        msgspec.json.decode(body, type=AlertBody)  # what cannot be read again must not be accepted
         self._put_episode(alert, body)
-        self._db.execute(
-            "insert into alert values (?, ?, ?)",
-            [self._next_seq(Stream.ALERT), alert.id, body],
-        )
+        self._db.execute("insert into alert values (?, ?, ?)", [self._next_seq(Stream.ALERT), alert.id, body])
 
     def _put_episode(self, alert: AlertBody, body: str) -> None:
         is_open = alert.state is not AlertState.CLEARED
@@ -163,25 +181,34 @@ class Store:
         return int(self._scalar("select id from boot where boot_id = ?", boot_id))
 
     def history(self) -> Iterator[Reading]:
-        """Yield the readings that the store still has, oldest first."""
-        for row in self._db.query(f"{_READING_SQL} order by reading.id"):
-            yield reading_of_row(row)
+        """Yield the readings that the store still has, oldest first. Raises StoreError."""
+        with translated("the history cannot be read"):
+            for row in self._db.query(f"{_READING_SQL} order by reading.id"):
+                yield decode_reading(row)
 
     def open_episodes(self) -> list[AlertBody]:
-        """Return the newest step of every episode that is not cleared, oldest first."""
-        rows = self._db.query("select body from episode where is_open order by id")
-        return [msgspec.json.decode(row["body"], type=AlertBody) for row in rows]
+        """Return the newest step of every episode that is not cleared, oldest first. Raises StoreError."""
+        with translated("the open episodes cannot be read"):
+            rows = self._db.query("select body from episode where is_open order by id")
+            return [_alert_body(row["body"]) for row in rows]
 
     # -- what the forwarder does ------------------------------------------------------------------------------------
 
     def status(self, stream: Stream) -> StreamStatus:
-        """Return how far a stream has come."""
-        row = next(self._db.query("select last_seq, acked_seq, acked_wall_ms from stream where name = ?", [stream]))
-        return StreamStatus(**row)
+        """Return how far a stream has come. Raises StoreError."""
+        with translated("the state of the outbox cannot be read"):
+            sql = "select last_seq, acked_seq, acked_wall_ms from stream where name = ?"
+            row = self._db.execute(sql, [stream]).fetchone()
+        if row is None:
+            raise StoreDamaged(f"the stream {stream} is gone")
+        return StreamStatus(last_seq=row[0], acked_seq=row[1], acked_wall_ms=row[2])
 
     def outgoing(self, stream: Stream, after_seq: int, limit: int) -> list[Outgoing]:
-        """Return up to `limit` messages that wait, in the order of their seq, from the one after `after_seq`."""
-        with _translated("the outbox cannot be read"):
+        """Return up to `limit` messages that wait, in the order of their seq, from the one after `after_seq`.
+
+        Raises StoreError.
+        """
+        with translated("the outbox cannot be read"):
             if stream is Stream.ALERT:
                 return self._outgoing_alerts(after_seq, limit)
             rows = self._db.query("select * from telemetry where seq > ? order by seq limit ?", [after_seq, limit])
@@ -198,9 +225,7 @@ class Store:
             Outgoing(
                 stream=Stream.ALERT,
                 seq=row["seq"],
-                alert=msgspec.structs.replace(
-                    msgspec.json.decode(row["body"], type=AlertBody), historical=bool(row["historical"])
-                ),
+                alert=msgspec.structs.replace(_alert_body(row["body"]), historical=bool(row["historical"])),
             )
             for row in rows
         ]
@@ -212,34 +237,35 @@ class Store:
         rows = self._db.query(
             f"{_READING_SQL} where reading.id between ? and ? order by reading.id", [row["first_id"], row["last_id"]]
         )
-        readings = tuple(reading_of_row(reading) for reading in rows)
+        readings = tuple(decode_reading(reading) for reading in rows)
         return Outgoing(stream=Stream.TELEMETRY, seq=row["seq"], readings=readings)
 
     def acknowledge(
-        self, up_to: dict[Stream, int], *, wall_ms: int, not_understood: Iterable[NotUnderstood] = ()
+        self, up_to: dict[Stream, int], *, wall_ms: int, not_understood: Sequence[NotUnderstood] = ()
     ) -> dict[Stream, int]:
         """Take messages out of the outbox that the county has stored; return the new end of each stream that moved.
 
         What the county stored without understanding it is kept aside here as well. A number beyond the last message
         was never sent by us: that part of the acknowledgement is ignored. Raises StoreError.
         """
-        moved = {}
-        with _translated("an acknowledgement cannot be stored"), self._db.atomic():
+
+        def take_out() -> dict[Stream, int]:
             for item in not_understood:
                 self._set_aside(item, wall_ms)
-            for stream, seq in up_to.items():
-                status = self.status(stream)
-                if seq > status.last_seq:
-                    log.error("ack_beyond_sent stream=%s up_to=%d last_seq=%d: ignored", stream, seq, status.last_seq)
-                    continue
-                if seq <= status.acked_seq:
-                    continue
-                self._db.execute(_DELETE_SQL[stream], [seq])
-                self._db.execute(
-                    "update stream set acked_seq = ?, acked_wall_ms = ? where name = ?", [seq, wall_ms, stream]
-                )
-                moved[stream] = seq
-        return moved
+            return {stream: seq for stream, seq in up_to.items() if self._advance(stream, seq, wall_ms)}
+
+        return self._write("an acknowledgement cannot be stored", take_out)
+
+    def _advance(self, stream: Stream, seq: int, wall_ms: int) -> bool:
+        status = self.status(stream)
+        if seq > status.last_seq:
+            log.error("ack_beyond_sent stream=%s up_to=%d last_seq=%d: ignored", stream, seq, status.last_seq)
+            return False
+        if seq <= status.acked_seq:
+            return False
+        self._db.execute(_DELETE_SQL[stream], [seq])
+        self._db.execute("update stream set acked_seq = ?, acked_wall_ms = ? where name = ?", [seq, wall_ms, stream])
+        return True
 
     def _set_aside(self, item: NotUnderstood, wall_ms: int) -> None:
         messages = self.outgoing(item.stream, item.seq - 1, 1)
@@ -254,106 +280,115 @@ class Store:
     # -- space ------------------------------------------------------------------------------------------------------
 
     def forget(self, *, before_wall_ms: int) -> int:
-        """Delete readings that were taken before an instant and are acknowledged; return how many."""
-        with _translated("old readings cannot be deleted"), self._db.atomic():
-            waiting_id = self._scalar("select min(first_id) from telemetry where dropped is null")
-            cursor = self._db.execute(
-                "delete from reading where wall_ms < ? and id < coalesce(?, 9e18)", [before_wall_ms, waiting_id]
-            )
-            self._db.execute("delete from episode where not is_open and id not in (select episode from alert)")
-            return int(cursor.rowcount)
+        """Delete acknowledged readings that were taken before an instant; return how many. Raises StoreError."""
+        forgotten = 0
+        while True:
+            step = self._write("old readings cannot be deleted", lambda: store_space.forget(self._db, before_wall_ms))
+            forgotten += step
+            if step < store_space.READINGS_PER_DELETE_MAX:
+                break
+        sql = "delete from episode where not is_open and id not in (select episode from alert)"
+        self._write("old episodes cannot be deleted", lambda: self._db.execute(sql))
+        return forgotten
 
     def bytes_used(self) -> int:
-        """Return the bytes of pages that hold data; free pages inside the file do not count."""
-        pages = self._scalar("pragma page_count") - self._scalar("pragma freelist_count")
-        return int(pages * self._scalar("pragma page_size"))
+        """Return the bytes of pages that hold data; free pages inside the file do not count. Raises StoreError."""
+        with translated("the size of the store cannot be read"):
+            return store_space.bytes_used(self._db)
 
     def make_room(self, *, bytes_max: int) -> int:
         """Drop the oldest history, then the oldest telemetry, until the store fits; return the readings dropped unsent.
 
-        Dropped telemetry leaves a tombstone with its seq; alerts are never dropped.
+        Dropped telemetry leaves a tombstone with its seq; alerts are never dropped. Where the disk is so full that the
+        reserve is gone, the store lives in the space that it has: there, room means free pages inside the file.
+        Raises StoreError.
         """
         dropped = 0
-        while self.bytes_used() > bytes_max:
-            with _translated("no room can be made"), self._db.atomic():
-                ids = self._scalar("select min(id) from reading"), self._scalar("select max(id) from reading")
-                if ids[0] is None:
-                    break
-                last_id = ids[0] + max(1, (ids[1] - ids[0]) // 20)  # a twentieth at a time
-                dropped += self._bury(last_id)
-                self._db.execute("delete from reading where id <= ?", [last_id])
+        while self.bytes_used() > bytes_max or self._is_cramped():
+            bounds = self._read("select min(id), max(id) from reading")
+            if bounds[0] is None:
+                break
+            step = max(1, (bounds[1] - bounds[0]) // 20)  # a twentieth at a time
+            last_id = bounds[0] + min(step, store_space.READINGS_PER_DELETE_MAX)
+            dropped += self._write("no room can be made", functools.partial(store_space.drop_oldest, self._db, last_id))
         return dropped
 
-    def _bury(self, last_id: int) -> int:
-        """Replace waiting messages that hold readings up to `last_id` by tombstones."""
-        messages = list(
-            self._db.query(
-                "select seq, first_id, last_id from telemetry where dropped is null and first_id <= ?", [last_id]
+    def _is_cramped(self) -> bool:
+        """Tell whether neither the disk nor the file has room for what comes next."""
+        with translated("the size of the store cannot be read"):
+            if self._reserve.hold():
+                store_space.release(self._db)
+                return False
+            # At most a quarter of a small store: the disk may be full of other people's files.
+            return (
+                store_space.room_bytes(self._db) < min(self._reserve.size_bytes, store_space.bytes_used(self._db)) // 4
             )
-        )
-        dropped = 0
-        for message in messages:
-            span = next(
-                self._db.query(
-                    "select count(*) as count, min(wall_ms) as start, max(wall_ms) as end from reading"
-                    " where id between ? and ?",
-                    [message["first_id"], message["last_id"]],
-                )
-            )
-            tombstone = Dropped(readings=span["count"], start=instant(span["start"]), end=instant(span["end"]))
-            self._db.execute(
-                "update telemetry set dropped = ? where seq = ?",
-                [msgspec.json.encode(tombstone).decode(), message["seq"]],
-            )
-            self._db.execute("delete from reading where id between ? and ?", [message["first_id"], message["last_id"]])
-            dropped += span["count"]
-        return dropped
+
+    def _claim_space(self) -> None:
+        try:
+            store_space.claim(self._db, self._reserve.size_bytes // 4)
+        except sqlite3.Error as error:
+            log.warning("disk_full path=%s: no space could be claimed for the store: %s", self.path, error)
 
     # -- what people ask --------------------------------------------------------------------------------------------
 
     def last_readings(self) -> dict[str, Reading]:
-        """Return the newest reading of every meter."""
-        return {reading.meter: reading for reading in map(reading_of_row, self._db.query(_NEWEST_SQL))}
+        """Return the newest reading of every meter. Raises StoreError."""
+        return self._by_meter(_NEWEST_SQL)
 
     def last_values(self) -> dict[str, Reading]:
-        """Return the newest reading that has a value, of every meter."""
-        return {reading.meter: reading for reading in map(reading_of_row, self._db.query(_NEWEST_VALUE_SQL))}
+        """Return the newest reading that has a value, of every meter. Raises StoreError."""
+        return self._by_meter(_NEWEST_VALUE_SQL)
 
     def set_aside_count(self) -> int:
-        """Return how many messages the county stored without understanding them."""
-        return int(self._scalar("select count(*) from set_aside"))
+        """Return how many messages the county stored without understanding them. Raises StoreError."""
+        return int(self._read("select count(*) from set_aside")[0])
 
     # -- the file ---------------------------------------------------------------------------------------------------
 
-    def _configure(self) -> None:
-        for pragma, wanted in (
-            ("journal_mode", "wal"),
-            ("synchronous", 2),  # FULL: a commit that returned survives a power cut
-            ("foreign_keys", 1),
-            ("wal_autocheckpoint", CHECKPOINT_PAGES),
-            ("journal_size_limit", WAL_BYTES_MAX),
-            ("temp_store", 2),  # memory: no temporary files on the card
-            ("mmap_size", 0),
-        ):
-            self._db.execute(f"pragma {pragma} = {wanted}")
-            if (got := self._scalar(f"pragma {pragma}")) != wanted:
-                raise StoreError(f"{self.path}: {pragma} is {got!r}, not {wanted!r}: the disk cannot keep our promises")
+    def _write(self, what: str, work: Callable[[], T]) -> T:
+        """Return what `work` returns; all that it writes is on the disk then, or nothing is and StoreError is raised.
 
-    def _check(self) -> None:
-        verdict = self._scalar("pragma quick_check(1)")
-        if verdict != "ok":
-            raise StoreDamaged(f"{self.path}: {verdict}")
+        On a full disk the reserve is given up and `work` called once more.
+        """
+        with translated(what):
+            try:
+                with self._db.atomic():
+                    return work()
+            except sqlite3.OperationalError as error:
+                if not is_full(error) or not self._reserve.give_up():
+                    raise
+                self._say_full(error)
+            self._claim_space()
+            with self._db.atomic():
+                return work()
+
+    def _say_full(self, error: Exception) -> None:
+        log.error(
+            "disk_full path=%s: %s; the reserve of %d bytes is given up and work goes on. Make room: df, du",
+            self.path,
+            error,
+            self._reserve.size_bytes,
+        )
+
+    def _by_meter(self, sql: str) -> dict[str, Reading]:
+        with translated("the readings cannot be read"):
+            return {reading.meter: reading for reading in map(decode_reading, self._db.query(sql))}
+
+    def _read(self, sql: str) -> tuple[Any, ...]:
+        with translated("the store cannot be read"):
+            row: tuple[Any, ...] = self._db.execute(sql).fetchone()
+            return row
 
     def _scalar(self, sql: str, *parameters: Any) -> Any:
-        return self._db.execute(sql, parameters).fetchone()[0]
+        row = self._db.execute(sql, parameters).fetchone()
+        if row is None:
+            raise StoreDamaged(f"a row is gone: {sql}")
+        return row[0]
 
 
-@contextmanager
-def _translated(what: str) -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
+def _alert_body(text: str) -> AlertBody:
     try:
-        yield
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorname", "")
-        kind = StoreDamaged if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) else StoreError
-        raise kind(f"{what}: {error}") from error
+        return msgspec.json.decode(text, type=AlertBody)
+    except msgspec.DecodeError as error:
+        raise StoreDamaged(f"an alert is not readable: {error}") from error

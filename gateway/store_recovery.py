@@ -2,26 +2,38 @@
 
 The new store has a new epoch: numbers whose messages may be lost cannot be continued without a hole. What the county
 had acknowledged comes along as history, what it had not is put into the outbox again.
+
+    shuiwang.db          damaged
+    shuiwang.db.new      what could be read of it, complete and closed
+    then                 shuiwang.db -> shuiwang.db.damaged-ULID (-wal and -shm with it), shuiwang.db.new -> shuiwang.db
+
+The power may fail anywhere in between. While `shuiwang.db` is there, a `.new` is unfinished work and made again; once
+it is gone, `.new` is complete and takes its place.
 """
 
 import contextlib
 import logging
+import os
+import shutil
 import sqlite3
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
-from gateway.store import Store, StoreDamaged
+from gateway.store import Store, StoreDamaged, StoreError
 from gateway.store_rows import reading_of_row
-from protocols.contract import AlertBody
+from protocols.contract import AlertBody, Name, Volume
+from protocols.reading import Reading
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_SIDE_FILES: Final = ("", "-wal", "-shm")
+_SIDE_FILES: Final = ("-wal", "-shm")
+_PAGE_BYTES: Final = 4096  # SQLite's own choice for new files, and so ours
+_REPLACED: Final = "\ufffd"  # stands where bytes were no UTF-8
 
 
 class Salvage(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,17 +50,21 @@ def open_store(path: Path, *, new_id: Callable[[], str]) -> tuple[Store, Salvage
 
     `new_id` gives ULIDs. Raises StoreError where no store can be made at all (disk full, no permission).
     """
+    new = path.with_name(f"{path.name}.new")
     try:
-        return Store(path, new_epoch=new_id()), None
-    except StoreDamaged as error:
-        cause = str(error)
-    aside = path.with_name(f"{path.name}.damaged-{new_id()}")
-    for suffix in _SIDE_FILES:
-        with contextlib.suppress(FileNotFoundError):
-            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
-    store = Store(path, new_epoch=new_id())
-    readings, alerts = _salvage(aside, store)
-    salvage = Salvage(set_aside=aside, cause=cause, readings=readings, alerts=alerts)
+        if new.exists() and not path.exists():
+            _put_in_place(new, path)
+        try:
+            return Store(path, new_epoch=new_id()), None
+        except StoreDamaged as error:
+            cause = str(error)
+        readings, alerts = _salvage(path, new, new_id())
+        _sync(path.parent)
+        aside = path.with_name(f"{path.name}.damaged-{new_id()}")
+        _move(path, aside)
+        _put_in_place(new, path)
+    except OSError as error:
+        raise StoreError(f"a damaged store cannot be set aside: {error}") from error
     log.error(
         "store_damaged: %s; set aside as %s, saved from it: %d readings, %d alert steps. Send the file to support and"
         " check the card (dmesg)",
@@ -57,45 +73,158 @@ def open_store(path: Path, *, new_id: Callable[[], str]) -> tuple[Store, Salvage
         readings,
         alerts,
     )
-    return store, salvage
+    store = Store(path, new_epoch=new_id())
+    return store, Salvage(set_aside=aside, cause=cause, readings=readings, alerts=alerts)
 
 
-def _salvage(aside: Path, store: Store) -> tuple[int, int]:
-    """Copy what can be read; return how many readings and alert steps that was."""
-    connection = sqlite3.connect(aside)
-    connection.row_factory = sqlite3.Row
-    with contextlib.closing(connection):
-        episodes = list(_decoded(connection, "select body from episode where is_open order by id", _step))
-        steps = list(_decoded(connection, "select body from alert order by seq", _step))
-        first_waiting = min(
-            _decoded(connection, "select first_id from telemetry where dropped is null", lambda row: int(row[0])),
-            default=sys.maxsize,
-        )
-        boots = dict(_decoded(connection, "select id, boot_id from boot", lambda row: (row["id"], row["boot_id"])))
-        readings = list(
-            _decoded(
-                connection,
-                "select * from reading order by id",
-                lambda row: (row["id"], reading_of_row({**row, "boot_id": boots[row["boot"]]})),
-            )
-        )
-    store.adopt((reading for id_, reading in readings if id_ < first_waiting), episodes)
-    store.commit([reading for id_, reading in readings if id_ >= first_waiting], steps)
-    return len(readings), len(steps)
+def _move(path: Path, aside: Path) -> None:
+    """Rename the store; the file itself first, because a store without its log is an older store, and may be sound."""
+    for suffix in ("", *_SIDE_FILES):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    _sync(path.parent)
 
 
-def _decoded(connection: sqlite3.Connection, sql: str, decode: Callable[[sqlite3.Row], T]) -> Iterator[T]:
-    """Yield what can be read and makes sense; a damaged page ends its table, a damaged row is passed over."""
+def _put_in_place(new: Path, path: Path) -> None:
+    for suffix in _SIDE_FILES:
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    new.rename(path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        rows = connection.execute(sql)
-        while (row := rows.fetchone()) is not None:
-            try:
-                yield decode(row)
-            except (ValueError, TypeError, KeyError, AssertionError, msgspec.MsgspecError):
-                continue
-    except sqlite3.DatabaseError as error:
-        log.warning("store_damaged_table: %s: %s", sql, error)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
-def _step(row: sqlite3.Row) -> AlertBody:
-    return msgspec.json.decode(row["body"], type=AlertBody)
+class _Found(msgspec.Struct):
+    """What can be read of a damaged store, by the keys of its tables."""
+
+    episodes: dict[Any, AlertBody]
+    steps: dict[Any, AlertBody]
+    first_ids_waiting: dict[Any, int]
+    readings: dict[Any, Reading]
+
+
+def _salvage(damaged: Path, new: Path, epoch: str) -> tuple[int, int]:
+    """Make a new store of what can be read; return how many readings and alert steps that was."""
+    found = _read(damaged)
+    if not (found.readings or found.steps or found.episodes):
+        found = _read_with_new_head(damaged, new, epoch)
+    first_waiting = min(found.first_ids_waiting.values(), default=sys.maxsize)
+    history = [reading for id_, reading in found.readings.items() if id_ < first_waiting]
+    waiting = [reading for id_, reading in found.readings.items() if id_ >= first_waiting]
+    _unlink(new)
+    store = Store(new, new_epoch=epoch, reserve_bytes=0)
+    try:
+        store.adopt(history, list(found.episodes.values()))
+        store.commit(waiting, list(found.steps.values()))
+    finally:
+        store.close()
+    return len(found.readings), len(found.steps)
+
+
+def _read_with_new_head(damaged: Path, new: Path, epoch: str) -> _Found:
+    """Read a store whose first page, which says where every table begins, is lost: a new store's says the same.
+
+    Raises OSError, where there is no space for a copy.
+    """
+    _unlink(new)
+    Store(new, new_epoch=epoch, reserve_bytes=0).close()
+    head = bytearray(new.read_bytes()[:_PAGE_BYTES])
+    size_pages = damaged.stat().st_size // _PAGE_BYTES
+    head[28:40] = size_pages.to_bytes(4, "big") + bytes(8)  # pages in the file; no list of free ones
+    copy = damaged.with_name(f"{new.name}-copy")
+    try:
+        for suffix in ("", "-wal"):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(f"{damaged}{suffix}", f"{copy}{suffix}")
+        with copy.open("r+b") as file:
+            file.write(head)
+        return _read(copy)
+    finally:
+        _unlink(copy)
+
+
+def _unlink(path: Path) -> None:
+    for suffix in ("", *_SIDE_FILES):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> _Found:
+    connection = sqlite3.connect(path)
+    with contextlib.closing(connection):
+        connection.row_factory = sqlite3.Row
+        # A letter that is none costs its row, not the table.
+        connection.text_factory = lambda text: text.decode(errors="replace")
+        boots = _rows(connection, "boot", "id", lambda row: str(row["boot_id"]))
+        return _Found(
+            episodes=_rows(connection, "episode", "id", _open_episode),
+            steps=_rows(connection, "alert", "seq", _step),
+            first_ids_waiting=_rows(
+                connection, "telemetry", "seq", lambda row: row["first_id"] if row["dropped"] is None else None
+            ),
+            readings=_rows(connection, "reading", "id", lambda row: _reading(row, boots)),
+        )
+
+
+def _rows(
+    connection: sqlite3.Connection, table: str, key: str, decode: Callable[[sqlite3.Row], T | None]
+) -> dict[Any, T]:
+    """Return what can be read of a table, by its key and in its order.
+
+    It is read from both ends, so a damaged page costs its own rows; a row that makes no sense costs itself.
+    """
+    rows: dict[Any, T | None] = {}
+    for direction in ("asc", "desc"):
+        try:
+            for row in connection.execute(f"select * from {table} order by {key} {direction}"):
+                if row[key] in rows:
+                    break
+                rows[row[key]] = _decoded(row, decode)
+            else:
+                break
+        except (sqlite3.DatabaseError, UnicodeError) as error:
+            log.warning("store_damaged_table table=%s: %s", table, error)
+    in_order = sorted(rows, key=lambda number: (type(number).__name__, number))  # a damaged key may be anything
+    return {number: value for number in in_order if (value := rows[number]) is not None}
+
+
+def _decoded(row: sqlite3.Row, decode: Callable[[sqlite3.Row], T | None]) -> T | None:
+    try:
+        return decode(row)
+    except (ValueError, TypeError, LookupError, AttributeError, AssertionError, msgspec.MsgspecError):
+        return None
+
+
+def _step(row: sqlite3.Row) -> AlertBody | None:
+    return None if _REPLACED in row["body"] else msgspec.json.decode(row["body"], type=AlertBody)
+
+
+def _open_episode(row: sqlite3.Row) -> AlertBody | None:
+    return _step(row) if row["is_open"] else None
+
+
+def _reading(row: sqlite3.Row, boots: dict[Any, str]) -> Reading | None:
+    msgspec.convert(dict(row), _SoundReading)
+    return (
+        None
+        if _REPLACED in f"{row['reason']}{row['flags']}"
+        else reading_of_row({**row, "boot_id": boots[row["boot"]]})
+    )
+
+
+class _SoundReading(msgspec.Struct):
+    """What a row must hold to be taken into another store."""
+
+    meter: Name
+    wall_ms: Annotated[int, msgspec.Meta(ge=0, lt=253_402_300_800_000)]  # year 10000
+    uncertainty_ms: Annotated[int, msgspec.Meta(ge=0)] | None
+    boottime_ms: int
+    volume_ml: Volume | None
+    reason: str | None
+    flags: str | None

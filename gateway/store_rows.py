@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.store_file import StoreDamaged
 from protocols.reading import ClockTrust, Moment, Quality, Reading
 
 
@@ -14,8 +15,19 @@ def row_of(id_: int, reading: Reading, boot: int) -> tuple[Any, ...]:
     return id_, reading.meter, *clock, reading.volume_ml, reading.quality, reading.reason, flags
 
 
+def decode_reading(row: Mapping[str, Any]) -> Reading:
+    """Return the reading in a row joined with its boot. Raises StoreDamaged for what is none."""
+    try:
+        return reading_of_row(row)
+    except (ValueError, TypeError, AttributeError, AssertionError) as error:
+        raise StoreDamaged(f"a reading makes no sense: {error}") from error
+
+
 def reading_of_row(row: Mapping[str, Any]) -> Reading:
-    """Return the reading in a row joined with its boot. Raises ValueError or TypeError for what is none."""
+    """Return the reading in a row joined with its boot.
+
+    Raises ValueError, TypeError, AttributeError or AssertionError for what is none.
+    """
     return Reading(
         meter=row["meter"],
         at=Moment(

@@ -1,12 +1,12 @@
-"""Simulated Modbus meters, frame by frame, with every fault."""
+"""Simulated Modbus and CJ/T 188 meters, frame by frame, with every fault."""
 
 import random
 
 import pytest
 
-from gateway.responder import RESPONDERS, ModbusResponder, SimulatedMeter
+from gateway.responder import RESPONDERS, Cjt188Responder, MbusResponder, ModbusResponder, SimulatedMeter
 from gateway.village_file import parse
-from protocols import modbus, profile, registers
+from protocols import cjt188, cjt188_dialogue, mbus, mbus_dialogue, mbus_search, modbus, profile, registers
 from protocols.errors import Garbled, MeterRefused, NoResponse, WrongAnswer
 
 ADDRESSES = {"usw-dn15-40": 17, "xintai": 18, "tuf-2000": 19}
@@ -184,6 +184,218 @@ def test_a_rate_is_a_share_and_the_seed_decides():
 
     assert 400 < struck().count(0) < 600
     assert struck() == struck()
+
+
+# -- CJ/T 188 ---------------------------------------------------------------------------------------------------------
+
+FIRST, SECOND = "00000805000001", "00000805000002"
+
+
+def line(*, fault="", names=("cjt188-water",), start_m3="802.609751"):
+    """CJ/T 188 meters from address FIRST on."""
+    text = "".join(
+        f'[[meter]]\nprofile = "{name}"\naddress = "{int(FIRST) + index:014d}"\nstart_m3 = "{start_m3}"\nusage = []\n'
+        + (f"fault = [{{ {fault} }}]\n" if fault else "")
+        for index, name in enumerate(names)
+    )
+    chance = random.Random(5)
+    meters = [SimulatedMeter(plan, chance=chance) for plan in parse(text, where="v").meters]
+    return Cjt188Responder(meters), meters
+
+
+def cjt_read(responder, *, spec=None, address=FIRST, generator=cjt188_dialogue.dialogue):
+    """What a master makes of reading a meter once, and the answers that it got."""
+    spec = spec or profile.load("cjt188-water").spec
+    reading, answers = generator(spec, cjt188_dialogue.parse_address(address)), []
+    query = next(reading)
+    try:
+        while True:
+            reader, frame = query.reader(), None
+            for answer in responder.hear(query.encode(), wall_ms=0):
+                answers.append(answer)
+                frame = frame or reader.feed(answer.before + answer.frame + answer.after)
+            if frame is None:
+                reader.close()
+            query = reading.send(frame)
+    except StopIteration as end:
+        return end.value, answers
+
+
+@pytest.mark.parametrize(
+    ("name", "shown_ml"),
+    [
+        ("cjt188-water", 802_600_000),
+        ("cjt188-water-1f90", 802_600_000),
+        ("cjt188-water-probe", 802_600_000),
+        ("cjt188-short", 802_600_000),
+        ("cjt188-litres", 802_609_000),
+        ("cjt188-litres-2", 802_609_750),
+        ("rd-w10", 802_609_751),
+    ],
+)
+def test_a_cjt188_profile_reads_what_its_simulated_meter_shows(name, shown_ml):
+    responder, (meter,) = line(names=[name])
+    measurement, answers = cjt_read(responder, spec=meter.plan.profile.spec)
+    assert measurement.volume_ml == shown_ml
+    assert [answer.volume_ml for answer in answers] == [shown_ml]
+    assert meter.counts.requests == 1
+
+
+def test_a_single_meter_tells_its_address_and_two_tell_it_at_once():
+    for names in (["cjt188-water"], ["cjt188-water", "cjt188-water-1f90"]):
+        responder, _ = line(names=names)
+        request = cjt188.Frame(meter_type=0xAA, address=cjt188.BROADCAST, control=3, data=bytes.fromhex("810A00"))
+        answers = responder.hear(request.encode(), wall_ms=0)
+        assert [next(cjt188.find_frames(answer.frame))[1].address for answer in answers] == [FIRST, SECOND][
+            : len(names)
+        ]
+        assert {answer.volume_ml for answer in answers} == {None}
+
+
+def test_cjt188_requests_come_in_pieces_and_half_of_one_is_forgotten():
+    responder, _ = line()
+    frame = cjt188.Frame(meter_type=0x10, address=FIRST, control=1, data=bytes.fromhex("901F07")).encode()
+    assert [len(responder.hear(bytes((byte,)), wall_ms=0)) for byte in frame] == [0] * 15 + [1]
+    responder.hear(frame[:5], wall_ms=0)
+    responder.pause()
+    assert responder.hear(frame[5:], wall_ms=0) == []
+
+
+@pytest.mark.parametrize(
+    ("control", "data"),
+    [(0x01, "1F9000"), (0x01, "D12000"), (0x04, "A0170055"), (0x15, "A01800112233445566"), (0x16, "A01600")],
+)
+def test_a_cjt188_meter_refuses_what_it_does_not_have_and_every_write(control, data):
+    responder, _ = line()
+    request = cjt188.Frame(meter_type=0x10, address=FIRST, control=control, data=bytes.fromhex(data))
+    (answer,) = responder.hear(request.encode(), wall_ms=0)
+    ((_, frame),) = cjt188.find_frames(answer.frame)
+    assert (frame.is_abnormal, frame.serial, answer.volume_ml) == (True, 0, None)
+
+
+def test_nobody_answers_for_another_cjt188_meter_or_another_kind_of_meter():
+    responder, (meter,) = line()
+    for meter_type, address in ((0x10, SECOND), (0x30, FIRST), (0x20, FIRST)):
+        request = cjt188.Frame(meter_type=meter_type, address=address, control=1, data=bytes.fromhex("901F00"))
+        assert responder.hear(request.encode(), wall_ms=0) == []
+    assert meter.counts.requests == 0
+
+
+def test_a_total_beyond_the_digits_is_refused():
+    responder, _ = line(start_m3="999999.98")  # all nines say "I have none"
+    assert cjt_read(responder)[0].volume_ml == 999_999_980_000
+    responder, _ = line(start_m3="1000000")
+    with pytest.raises(MeterRefused):
+        cjt_read(responder)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("kind = 'dead'", NoResponse),
+        ("kind = 'wrong_unit', address = '00000805000009'", WrongAnswer),
+        ("kind = 'exception', code = 4", MeterRefused),
+        ("kind = 'garbage'", Garbled),
+    ],
+)
+def test_a_cjt188_fault_is_what_it_says(fault, error):
+    responder, (meter,) = line(fault=fault)
+    for _ in range(20):
+        with pytest.raises(error):
+            cjt_read(responder)
+    assert meter.counts.requests == 20
+
+
+def test_a_flipped_bit_in_a_cjt188_answer_is_never_a_value():
+    responder, _ = line(fault="kind = 'flip_bit'")
+    spec = profile.load("cjt188-water").spec
+    for _ in range(200):
+        try:
+            measurement, _ = cjt_read(responder, spec=spec)
+        except (Garbled, WrongAnswer):
+            continue
+        assert measurement.volume_ml == 802_600_000, "the bit was in the preamble"
+
+
+# -- M-Bus ------------------------------------------------------------------------------------------------------------
+
+
+def mbus_line(*addresses, fault="", name="mbus-water", start_m3="802.609751"):
+    text = "".join(
+        f'[[meter]]\nprofile = "{name}"\naddress = "{address}"\nstart_m3 = "{start_m3}"\nusage = []\n'
+        + (f"fault = [{{ {fault} }}]\n" if fault else "")
+        for address in addresses
+    )
+    chance = random.Random(5)
+    meters = [SimulatedMeter(plan, chance=chance) for plan in parse(text, where="v").meters]
+    return MbusResponder(meters), meters
+
+
+def mbus_read(responder, address, *, name="mbus-water"):
+    """What a master makes of reading a meter once, and the volumes that the answers told."""
+    spec = profile.load(name).spec
+    reading, told = mbus_dialogue.dialogue(spec, mbus_dialogue.parse_address(address)), []
+    query = next(reading)
+    try:
+        while True:
+            reader, frame = query.reader(), None
+            for answer in responder.hear(query.encode(), wall_ms=0):
+                told.append(answer.volume_ml)
+                frame = frame or reader.feed(answer.before + answer.frame + answer.after)
+            query = reading.send(frame if frame is not None else reader.close())
+    except StopIteration as end:
+        return end.value.volume_ml, told
+
+
+@pytest.mark.parametrize("address", ["5", "00123456", "1149037877040E16"])
+@pytest.mark.parametrize(
+    ("name", "shown_ml"),
+    [("mbus-water", 802_609_000), ("mbus-water-10l", 802_600_000), ("mbus-water-100l", 802_600_000)],
+)
+def test_an_mbus_profile_reads_what_its_simulated_meter_shows(name, shown_ml, address):
+    responder, _ = mbus_line(address, "7", name=name)
+    assert mbus_read(responder, address, name=name) == (shown_ml, [None, shown_ml])
+
+
+def test_at_address_254_every_mbus_meter_answers_at_once():
+    responder, _ = mbus_line("5", "7")
+    assert len(responder.hear(mbus.Frame(control=mbus.RESET_LINK, address=mbus.ANY_METER).encode(), wall_ms=0)) == 2
+    assert responder.hear(mbus.Frame(control=mbus.RESET_LINK, address=6).encode(), wall_ms=0) == []
+
+
+def test_a_search_finds_simulated_mbus_meters():
+    responder, _ = mbus_line("00123456", "00123999", "99000001")
+    search = mbus_search.Search()
+    queries = search.queries()
+    query = next(queries)
+    with pytest.raises(StopIteration):
+        while True:
+            answers = responder.hear(query.encode(), wall_ms=0)
+            told = {answer.frame for answer in answers}
+            heard = mbus_search.Heard.COLLISION if len(told) > 1 else mbus_search.Heard.SILENCE
+            query = queries.send(told.pop() if len(told) == 1 else heard)
+    assert [identity.number for identity in search.found] == ["00123456", "00123999", "99000001"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        ("kind = 'dead'", NoResponse),
+        ("kind = 'wrong_unit', address = '9'", WrongAnswer),
+        ("kind = 'exception', code = 8", MeterRefused),
+    ],
+)
+def test_an_mbus_fault_is_what_it_says(fault, error):
+    responder, _ = mbus_line("5", fault=fault)
+    for _ in range(20):
+        with pytest.raises(error):
+            mbus_read(responder, "5")
+
+
+def test_an_mbus_total_beyond_the_digits_is_an_error_report():
+    responder, _ = mbus_line("5", start_m3="100000")
+    with pytest.raises(MeterRefused):
+        mbus_read(responder, "5")
 
 
 def test_every_responder_is_registered_by_the_name_of_a_protocol():

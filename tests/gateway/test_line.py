@@ -1,0 +1,356 @@
+"""The line guard: the fault table as golden dialogues in virtual time, then real ptys and sockets."""
+
+import contextlib
+import itertools
+import os
+import pty
+import select
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from partners.dialogue import make_reader, play
+from partners.virtual_line import VirtualClock, VirtualPort, skip_real_pauses, virtual_line
+
+from gateway import line as line_module
+from gateway.line import BABBLE_S_MAX, BURST_GRACE_S, HOLD_OFF_S_MAX, READ_S, REOPEN_S_MAX, Line, LineSettings
+from protocols import modbus
+from protocols.errors import Garbled, NoResponse, PortLost
+
+DIALOGUES = sorted((Path(__file__).parent / "dialogues").glob("*.txt"))
+REQUEST = modbus.ReadRequest(unit=17, function=3, address=0, count=2)
+ANSWER = modbus.encode_response(REQUEST, [0, 7])
+
+
+# -- the fault table --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", DIALOGUES, ids=lambda file: file.stem)
+def test_dialogue(file, monkeypatch):
+    skip_real_pauses(monkeypatch)
+    script = file.read_text(encoding="utf-8")
+    went = play(script)
+    if os.environ.get("UPDATE_DIALOGUES"):
+        file.write_text(went, encoding="utf-8")
+    assert went == script
+
+
+def test_the_fault_table_is_complete():
+    """Every row of the research's table of faults, and those that we added."""
+    assert {file.stem for file in DIALOGUES} >= {
+        *("late-reply-in-the-gap", "late-reply-to-the-same-meter", "late-reply-of-another-meter"),
+        *("late-reply-of-another-register", "late-reply-then-in-time", "constantly-late", "cjt188-late-reply"),
+        *("echo-then-answer", "echo-alone", "noise-before", "noise-within", "noise-after"),
+        *("wrong-unit", "wrong-count", "wrong-function", "exception-reply", "gap-in-the-reply", "silent-meter"),
+        *("babbling-line", "truncated-reply", "two-replies"),
+        *("port-lost-in-write", "port-lost-in-read", "port-lost-in-open"),
+    }
+
+
+# -- times ------------------------------------------------------------------------------------------------------------
+
+
+def opened(*, timeout_ms=100, **settings):
+    """A virtual line that has answered once, so that nothing of the opening is left."""
+    port = VirtualPort(VirtualClock())
+    line = virtual_line(port, **settings)
+    port.on_write = lambda data: port.arrive(port.clock.now_s + 0.02, ANSWER)
+    assert line.exchange(REQUEST, timeout_ms=timeout_ms) == ANSWER
+    port.on_write = lambda data: None
+    return port, line
+
+
+def duration_s(port, action, error=None):
+    began_s = port.clock.now_s
+    with pytest.raises(error) if error else contextlib.nullcontext():
+        action()
+    return port.clock.now_s - began_s
+
+
+@pytest.mark.parametrize("timeout_ms", [10, 100, 500, 10_000])
+def test_a_silent_meter_costs_its_timeout_and_then_the_hold_off(timeout_ms):
+    port, line = opened()
+    wire_s = len(REQUEST.encode()) * line.settings.byte_s + line.settings.silence_s
+    ask = lambda: line.exchange(REQUEST, timeout_ms=timeout_ms)
+    assert duration_s(port, ask, NoResponse) == pytest.approx(timeout_ms / 1000 + wire_s, abs=READ_S + 1e-6)
+    port.on_write = lambda data: port.arrive(port.clock.now_s + 0.005, ANSWER)
+    assert duration_s(port, ask) == pytest.approx(min(timeout_ms / 1000, HOLD_OFF_S_MAX) + 0.005, abs=READ_S)
+
+
+@pytest.mark.parametrize("baudrate", [300, 1200, 9600, 115200])
+def test_a_device_that_never_stops_sending_holds_up_an_exchange_for_a_bounded_time(baudrate):
+    port, line = opened(baudrate=baudrate)
+    began_s = port.clock.now_s
+    for number in range(int(30 / line.settings.byte_s / 4)):
+        port.arrive(began_s + 4 * number * line.settings.byte_s, b"\x55" * 4)
+    longest_s = (8 + 9) * line.settings.byte_s + 0.1 + BURST_GRACE_S + BABBLE_S_MAX + 3 * READ_S
+    for _ in range(5):
+        assert duration_s(port, lambda: line.exchange(REQUEST, timeout_ms=100), Garbled) < longest_s
+
+
+def test_the_time_of_a_byte_and_of_the_silence_between_frames():
+    assert LineSettings(name="b", port="p", baudrate=9600).byte_s == pytest.approx(10 / 9600)
+    assert LineSettings(name="b", port="p", baudrate=2400, parity="E").byte_s == pytest.approx(11 / 2400)
+    assert LineSettings(name="b", port="p", baudrate=2400, parity="E", stop_bits=2).byte_s == pytest.approx(12 / 2400)
+    assert LineSettings(name="b", port="p", baudrate=9600).silence_s == pytest.approx(38.5 / 9600)
+    assert LineSettings(name="b", port="p", baudrate=115200).silence_s == pytest.approx(0.00175)
+
+
+def test_a_port_that_stays_away_is_tried_at_doubling_intervals():
+    port = VirtualPort(VirtualClock())
+    port.go_away(0, 1e9)
+    tries = []
+
+    def open_port(settings):
+        tries.append(port.clock.now_s)
+        return port.open(settings)
+
+    line = Line(
+        LineSettings(name="b", port="p"), opener=open_port, monotonic=port.clock.monotonic, pause=port.clock.pause
+    )
+    while port.clock.now_s < 200:
+        with pytest.raises(PortLost, match="p"):
+            line.exchange(REQUEST, timeout_ms=100)
+        port.clock.pause(0.01)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(tries)]
+    wanted = [0.5, 1, 2, 4, 8, 16]
+    assert gaps == pytest.approx(wanted + [REOPEN_S_MAX] * (len(gaps) - len(wanted)), abs=0.02)
+
+
+def test_a_port_that_opens_and_fails_at_once_is_not_hammered():
+    """An adapter with a broken cable opens well and fails at every write: the wait must still grow."""
+    port = VirtualPort(VirtualClock())
+    opens = []
+
+    def open_port(settings):
+        opens.append(port.clock.now_s)
+        return port.open(settings)
+
+    def fail(data):
+        raise OSError(5, "Input/output error")
+
+    port.on_write = fail
+    line = Line(
+        LineSettings(name="b", port="p"), opener=open_port, monotonic=port.clock.monotonic, pause=port.clock.pause
+    )
+    while port.clock.now_s < 100:
+        with pytest.raises(PortLost):
+            line.exchange(REQUEST, timeout_ms=100)
+        port.clock.pause(0.05)
+    assert len(opens) < 10
+
+
+def test_closing_twice_and_a_close_that_fails_are_no_error():
+    port, line = opened()
+    port.close = lambda: (_ for _ in ()).throw(OSError("gone"))
+    line.close()
+    line.close()
+
+
+@pytest.mark.parametrize("error", [OSError("no"), ValueError("bad URL")])
+def test_whatever_opening_raises_is_a_lost_port(error):
+    def refuse(_):
+        raise error
+
+    with pytest.raises(PortLost):
+        Line(LineSettings(name="b", port="p"), opener=refuse).exchange(REQUEST, timeout_ms=10)
+
+
+def test_an_answer_that_nobody_asked_for_is_heard():
+    port, line = opened()
+    port.arrive(port.clock.now_s + 0.09, ANSWER)
+    assert line.hears_answer(REQUEST, timeout_ms=100)
+    assert not line.hears_answer(REQUEST, timeout_ms=100)
+    port.arrive(port.clock.now_s + 0.01, b"\x55" * 2000)
+    assert not line.hears_answer(REQUEST, timeout_ms=100)
+
+
+def test_a_port_that_is_lost_while_listening_is_a_lost_port():
+    port, line = opened()
+    port.go_away(port.clock.now_s + 0.05, port.clock.now_s + 10)
+    with pytest.raises(PortLost):
+        line.hears_answer(REQUEST, timeout_ms=100)
+
+
+# -- real ports -------------------------------------------------------------------------------------------------------
+
+
+class PtyMeter:
+    """A meter on the far end of a pty: `script` turns a request into a list of (pause before, bytes)."""
+
+    def __init__(self, script):
+        self.fd, self._near = pty.openpty()
+        self.port = os.ttyname(self._near)
+        os.set_blocking(self.fd, False)
+        self._script = script
+        self._end, self._ended = os.pipe()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self):
+        reader = modbus.RequestReader()
+        while True:
+            ready, _, _ = select.select([self.fd, self._end], [], [])
+            if self._end in ready:
+                return
+            try:
+                request = reader.feed(os.read(self.fd, 256))
+            except OSError:
+                return
+            for pause_s, data in self._script(request) if request else ():
+                time.sleep(pause_s)
+                os.write(self.fd, data)
+
+    def unplug(self):
+        """Close the far end; everything at the near end fails from then on."""
+        os.write(self._ended, b"x")
+        self._thread.join()
+        os.close(self.fd)
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.unplug()
+        for fd in (self._near, self._end, self._ended):
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def pty_line(script, **settings):
+    meter = PtyMeter(script)
+    line = Line(LineSettings(name="rs485-1", port=meter.port, **settings))
+    try:
+        yield meter, line
+    finally:
+        line.close()
+        meter.close()
+
+
+@pytest.mark.parametrize("parity", ["N", "E", "O"])
+def test_a_pty_is_opened_with_every_parity_again_and_again(parity):
+    """A pty has no parity bit, and tcsetattr refuses to set one: termios.error, which is no OSError."""
+    with pty_line(lambda request: [(0, ANSWER)], parity=parity) as (_, line):
+        for _ in range(3):
+            assert line.exchange(REQUEST, timeout_ms=300) == ANSWER
+            line.close()
+
+
+def test_a_real_terminal_that_refuses_its_settings_is_a_lost_port(monkeypatch):
+    def refuse(*_, **__):
+        raise line_module.termios.error(22, "Invalid argument")
+
+    monkeypatch.setattr(line_module.serial, "serial_for_url", refuse)
+    for port, parity in (("/dev/ttyS1", "E"), ("/dev/pts/0", "N")):
+        with pytest.raises(PortLost, match="Invalid argument"):
+            Line(LineSettings(name="b", port=port, parity=parity)).exchange(REQUEST, timeout_ms=10)
+
+
+def test_a_link_to_a_pty_is_a_pty(tmp_path):
+    with pty_line(lambda request: [(0, ANSWER)]) as (meter, _):
+        link = tmp_path / "meters"
+        link.symlink_to(meter.port)
+        line = Line(LineSettings(name="b", port=str(link), parity="E"))
+        assert line.exchange(REQUEST, timeout_ms=300) == ANSWER
+        line.close()
+
+
+def test_a_late_answer_on_a_real_pty_is_no_value():
+    volumes = iter(range(100))
+
+    def late(request):
+        return [(0.07, modbus.encode_response(request, [0, next(volumes)]))]
+
+    with pty_line(late) as (_, line):
+        reader = make_reader("counter", "17", timeout_ms=50, retries=2)
+        for _ in range(2):
+            with pytest.raises(line_module.MeterError):
+                reader.read(line)
+
+
+def test_a_stall_in_the_answer_on_a_real_pty():
+    with pty_line(lambda request: [(0.01, ANSWER[:4]), (0.06, ANSWER[4:])]) as (_, line):
+        assert line.exchange(REQUEST, timeout_ms=300) == ANSWER
+
+
+def test_a_pty_that_goes_away_is_a_lost_port_and_never_a_hang():
+    with pty_line(lambda request: [(0, ANSWER)]) as (meter, line):
+        assert line.exchange(REQUEST, timeout_ms=300) == ANSWER
+        meter.unplug()
+        began_s = time.monotonic()
+        for _ in range(3):
+            with pytest.raises(PortLost):
+                line.exchange(REQUEST, timeout_ms=300)
+        assert time.monotonic() - began_s < 1
+
+
+def test_one_line_belongs_to_one_program():
+    with pty_line(lambda request: [(0, ANSWER)]) as (meter, line):
+        line.exchange(REQUEST, timeout_ms=300)
+        with pytest.raises(PortLost, match="lock"):
+            Line(LineSettings(name="b", port=meter.port)).exchange(REQUEST, timeout_ms=100)
+
+
+def test_a_file_that_is_no_terminal_is_a_lost_port(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(PortLost):
+        Line(LineSettings(name="b", port=str(file))).exchange(REQUEST, timeout_ms=100)
+
+
+class SerialServer:
+    """A serial device server: TCP in, a meter behind it."""
+
+    def __init__(self, port=0):
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener.settimeout(10)
+        self.port = self._listener.getsockname()[1]
+        self.connections = []
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.connections.append(connection)
+                threading.Thread(target=self._answer, args=[connection]).start()
+
+    def _answer(self, connection):
+        with contextlib.suppress(OSError):
+            while connection.recv(256):
+                connection.sendall(ANSWER)
+
+    def drop(self):
+        for connection in self.connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+        self.connections.clear()
+
+    def close(self):
+        self.drop()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+def test_a_serial_server_is_a_line_as_well_and_is_found_again():
+    server = SerialServer()
+    line = Line(LineSettings(name="b", port=f"socket://127.0.0.1:{server.port}"))
+    assert line.exchange(REQUEST, timeout_ms=300) == ANSWER
+    server.drop()
+    with pytest.raises(PortLost):
+        line.exchange(REQUEST, timeout_ms=300)
+    time.sleep(line_module.REOPEN_S_MIN)
+    assert line.exchange(REQUEST, timeout_ms=300) == ANSWER
+    server.close()
+    with pytest.raises(PortLost):
+        line.exchange(REQUEST, timeout_ms=300)
+    line.close()
+
+
+@pytest.mark.parametrize("port", ["nonsense://x", "socket://127.0.0.1:1", "/dev/no-such-port", "socket://x?y=z"])
+def test_a_port_that_cannot_be_is_a_lost_port(port):
+    with pytest.raises(PortLost, match=r"nonsense|socket|no-such-port"):
+        Line(LineSettings(name="b", port=port)).exchange(REQUEST, timeout_ms=100)
