@@ -28,6 +28,7 @@ from agent.settings import (
 from agent.toml_positions import explain, locate
 from gateway.line import LineSettings
 from protocols.errors import ShuiwangError
+from protocols.modbus import ANY_UNIT
 
 __all__ = [
     "BrokerSettings",
@@ -49,6 +50,7 @@ FILE_BYTES_MAX: Final = 1024 * 1024
 # The rates that serial adapters and meters have in common.
 BAUDRATES: Final = (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200, 230400)
 PARITIES: Final = ("N", "E", "O")
+FRAMINGS: Final = ("rtu", "ascii", "tcp")
 # The URLs that pyserial understands; the first two name a host and a port.
 NETWORK_PORTS: Final = ("socket", "rfc2217")
 PORT_SCHEMES: Final = (*NETWORK_PORTS, "loop", "spy", "alt", "hwgrep", "cp2110")
@@ -173,12 +175,21 @@ def _bus(table: Table, claims: Claims) -> LineSettings:
     if table.is_good("baudrate") and baudrate not in BAUDRATES:
         near = min(BAUDRATES, key=lambda rate: abs(rate - baudrate))
         table.problem("baudrate", f"{baudrate} is no usual rate — write {near}, or another of {_words(BAUDRATES)}")
+    framing = table.choice("framing", FRAMINGS, default="rtu")
+    data_bits = table.integer("data_bits", default=8, minimum=7, maximum=8)
+    if framing == "tcp" and port and table.is_good("port") and not port.lower().startswith("socket://"):
+        wrong = f"Modbus TCP has no serial port, but the bus has {shown(port)}"
+        table.problem("framing", f'{wrong} — write "rtu", or port = "socket://192.168.1.20:502"')
+    if data_bits == 7 and framing != "ascii" and table.is_good("framing"):
+        table.problem("data_bits", 'only framing = "ascii" travels in 7 bits — write 8')
     return LineSettings(
         name=name,
         port=port,
         baudrate=baudrate,
         parity=table.choice("parity", PARITIES, default="N"),
         stop_bits=table.integer("stop_bits", default=1, minimum=1, maximum=2),
+        data_bits=data_bits,
+        framing=framing,
     )
 
 
@@ -202,6 +213,18 @@ def _compare_with_meters(bus: LineSettings, table: Table, meters: list[MeterSett
     """Warn of a bus that nobody reads and of line settings with which its meters do not leave the factory."""
     if not meters:
         table.warning("", "no meter is on this bus — delete it, or add a [[meter]] with its name")
+    for meter in meters:
+        if meter.profile.head.protocol == "modbus" and meter.address == ANY_UNIT and len(meters) > 1:
+            wrong = f'meter {shown(meter.id)} has the address "0", which others on this bus may answer too'
+            table.problem("name", f"{wrong} — give it an address of its own")
+    if bus.framing == "tcp":
+        for meter in meters:
+            if meter.profile.head.protocol != "modbus":
+                wrong = (
+                    f"meter {shown(meter.id)} speaks {meter.profile.head.protocol}, and only Modbus has a TCP framing"
+                )
+                table.problem("framing", f'{wrong} — write "rtu" where a serial server passes bytes on')
+        return  # there is no line whose settings could differ
     odd: dict[tuple[str, str, str], int] = {}
     for meter in meters:
         factory = meter.profile.line

@@ -153,7 +153,7 @@ class _Reader:
         if profile is None or not text:
             return None
         try:
-            address = profile.protocol.parse_address(text)
+            address = profile.parse_address(text)
         except ProfileError as error:
             table.problem("address", f"{shown(text)} cannot be the address of this meter — {error}")
             return None

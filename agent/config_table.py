@@ -70,6 +70,8 @@ SCHEMA: Final[Mapping[str, Mapping[str, Key]]] = {
         "baudrate": Key("9600"),
         "parity": Key('"N"'),
         "stop_bits": Key("1"),
+        "data_bits": Key("8"),
+        "framing": Key('"rtu"'),
     },
     "meter": {
         "id": Key('"m-001"', required=True),

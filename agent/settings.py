@@ -126,7 +126,8 @@ def _bus_summary(bus: LineSettings, meters: list[MeterSettings]) -> dict[str, An
     return {
         "name": bus.name,
         "port": bus.port,
-        "line": f"{bus.baudrate} 8{bus.parity}{bus.stop_bits}",
+        "line": f"{bus.baudrate} {bus.data_bits}{bus.parity}{bus.stop_bits}",
+        "framing": bus.framing,
         "meters": [
             {
                 "id": meter.id,

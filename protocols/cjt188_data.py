@@ -27,6 +27,7 @@ import msgspec
 
 from protocols import cjt188
 from protocols.errors import MeterFault, UsageError
+from protocols.flags import USUAL_EFFECT, Effect, check_name
 from protocols.registers import VOLUME_ML_MAX
 
 UNIT_ML: Final = {"29": 10**3, "2A": 10**4, "2B": 10**5, "2C": 10**6, "2D": 10**7, "2E": 10**8}  # L to m3 x 100
@@ -54,21 +55,9 @@ _FIELD: Final = re.compile("(total|fraction|settled|flow|temperature|pressure|cl
 _FLOW_UNIT: Final = "35"
 _DECIMALS: Final = {"flow": 4, "temperature": 2, "pressure": 2}
 
-# What a status bit may be named; `valve_closed` is a state, the others are faults that make a reading suspect.
+# The words that a status bit may be given as name; `valve_closed` is a state of the meter, the others are faults.
 STATES: Final = frozenset({"valve_closed"})
-FAULTS: Final = frozenset(
-    {
-        "battery_low",
-        "valve_fault",
-        "sensor_fault",
-        "memory_fault",
-        "empty_pipe",
-        "leak",
-        "burst",
-        "reverse_flow",
-        "tamper",
-    }
-)
+FAULTS: Final = frozenset(USUAL_EFFECT) - STATES
 # Some sleeping meters want a longer preamble than the four of the standard; 32 are 0.15 s at 2400 bit/s.
 PREAMBLE_BYTES_MAX: Final = 32
 
@@ -114,7 +103,8 @@ class Cjt188Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     meter_type: Annotated[int, msgspec.Meta(ge=0, le=0xFF)] = 0x10
     preamble_bytes: Annotated[int, msgspec.Meta(ge=0, le=PREAMBLE_BYTES_MAX)] = 4
     tx_prefix: str = ""  # hexadecimal, before the preamble: a radio modem's header
-    # Names of status bits, such as battery_low = "ST0.2". What is not named is published raw and decides nothing.
+    # Flags and their bits, such as battery_low = "ST0.2"; with "ST0.2 doubtful" or "ST0.2 stands" where the flag means
+    # something else for the volume than is usual. What is not named is published raw and decides nothing.
     status: dict[str, str] = {}
     valve: Valve | None = None
 
@@ -140,11 +130,12 @@ class Cjt188Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             bytes.fromhex(self.tx_prefix)
         except ValueError:
             raise ValueError(f"tx_prefix {self.tx_prefix!r} is not hexadecimal") from None
-        for name, bit in self.status.items():
-            if name not in STATES | FAULTS:
-                raise ValueError(f"status {name!r} is not one of {', '.join(sorted(STATES | FAULTS))}")
-            if not re.fullmatch("ST[01][.][0-7]", bit):
-                raise ValueError(f"status bit {bit!r} is not of the form ST0.2")
+        for flag, bit in self.status.items():
+            check_name(flag)
+            if not re.fullmatch(f"ST[01][.][0-7]( ({'|'.join(Effect)}))?", bit):
+                raise ValueError(
+                    f"status bit {bit!r} is not of the form ST0.2, or ST0.2 with one of {', '.join(Effect)}"
+                )
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -171,7 +162,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     clock: datetime.datetime | None = None  # the meter's own local time
     clock_state: ClockState | None = None
     status: bytes | None = None
-    flags: tuple[str, ...] = ()
+    effects: Mapping[str, Effect] = {}  # the flags in the status, and what they mean for the total
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The flags that the status raises."""
+        return tuple(sorted(self.effects))
 
 
 @functools.cache
@@ -233,7 +229,7 @@ def decode(spec: Cjt188Spec, layout: tuple[str, ...], content: bytes) -> Record:
         clock=clock,
         clock_state=clock_state,
         status=status,
-        flags=() if status is None else _flags(spec, status),
+        effects={} if status is None else _effects(spec, status),
     )
 
 
@@ -366,9 +362,13 @@ def _number(kind: str, part: tuple[bytes, int | None] | None) -> Decimal | None:
     return Decimal(decode_bcd(part[0])).scaleb(-_DECIMALS[kind])
 
 
-def _flags(spec: Cjt188Spec, status: bytes) -> tuple[str, ...]:
-    """Return the names of the status bits that are set; a valve that does not obey is neither open nor closed."""
-    names = {name for name, bit in spec.status.items() if status[int(bit[2])] >> int(bit[4]) & 1}
-    if "valve_fault" in names:
-        names.discard("valve_closed")
-    return tuple(sorted(names))
+def _effects(spec: Cjt188Spec, status: bytes) -> dict[str, Effect]:
+    """Return the flags whose bits are set; a valve that does not obey is neither open nor closed."""
+    effects = {}
+    for flag, text in spec.status.items():
+        bit, _, effect = text.partition(" ")
+        if status[int(bit[2])] >> int(bit[4]) & 1:
+            effects[flag] = Effect(effect) if effect else USUAL_EFFECT[flag]
+    if "valve_fault" in effects:
+        effects.pop("valve_closed", None)
+    return effects

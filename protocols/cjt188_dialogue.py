@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping
 
 import msgspec
 
-from protocols import cjt188, cjt188_data
+from protocols import cjt188, cjt188_data, flags
 from protocols.cjt188 import ADDRESS_DATA_BYTES, BROADCAST, Frame, Request
 from protocols.cjt188_data import Cjt188Spec, DiOrder, Record
 from protocols.errors import MeterFault, MeterRefused, ProfileError, UsageError
@@ -125,11 +125,10 @@ def read_address(spec: Cjt188Spec, station: Station) -> Generator[Request, bytes
 
 
 def measurement_of(record: Record) -> Measurement:
-    """Return the volume and the faults in a record. Raises MeterFault where the meter left its total empty."""
+    """Return the volume and the flags in a record. Raises MeterFault where the meter left its total empty."""
     if record.total_ml is None:
         raise MeterFault("the meter left its total empty (filled with FF or 99)")
-    flags = tuple(flag for flag in record.flags if flag in cjt188_data.FAULTS)
-    return Measurement(volume_ml=record.total_ml, flags=flags)
+    return flags.measurement(record.total_ml, record.effects)
 
 
 def valve_request(spec: Cjt188Spec, station: Station, *, is_open: bool) -> Request:

@@ -17,7 +17,9 @@ READ_HOLDING_REGISTERS = 3
 READ_INPUT_REGISTERS = 4
 READ_FUNCTIONS = (READ_HOLDING_REGISTERS, READ_INPUT_REGISTERS)
 
-UNIT_MIN, UNIT_MAX = 1, 247  # 0 is broadcast, 248-255 are reserved (Serial Line 2.2)
+UNIT_MIN, UNIT_MAX = 1, 247  # 248-255 are reserved (Serial Line 2.2)
+# Broadcast, which nobody answers by the standard. Some makers let a meter that is alone on its line answer it.
+ANY_UNIT = 0
 REGISTERS_MAX = 125  # per request (Application Protocol 6.3)
 REQUEST_BYTES = 8
 EXCEPTION_BYTES = 5
@@ -63,8 +65,8 @@ class ReadRequest:
     """A request for `count` registers from wire address `address` (0-based) of one unit."""
 
     def __init__(self, *, unit: int, function: int, address: int, count: int) -> None:
-        """Check the request: UsageError says which number is out of range."""
-        if not UNIT_MIN <= unit <= UNIT_MAX:
+        """Check the request: UsageError says which number is out of range. Any unit may answer ANY_UNIT."""
+        if unit != ANY_UNIT and not UNIT_MIN <= unit <= UNIT_MAX:
             raise UsageError(f"unit {unit} is not within {UNIT_MIN}-{UNIT_MAX}")
         if function not in READ_FUNCTIONS:
             raise UsageError(f"function {function} does not read registers; 3 and 4 do")
@@ -79,8 +81,30 @@ class ReadRequest:
 
     def encode(self) -> bytes:
         """Return the frame."""
-        head = (self.unit, self.function, self.address >> 8, self.address & 0xFF, self.count >> 8, self.count & 0xFF)
-        return add_crc(bytes(head))
+        return add_crc(bytes((self.unit,)) + self.pdu())
+
+    def pdu(self) -> bytes:
+        """Return what stands between unit and checksum, which is the same in every framing."""
+        return bytes((self.function, self.address >> 8, self.address & 0xFF, self.count >> 8, self.count & 0xFF))
+
+    def is_answered_by(self, body: bytes) -> bool:
+        """Tell whether unit and PDU, taken from a valid frame, answer this request, normally or with an exception."""
+        if len(body) < 3 or self.unit not in (body[0], ANY_UNIT):
+            return False
+        if body[1] == self.function | 0x80:
+            return len(body) == 3
+        return body[1] == self.function and body[2] == 2 * self.count == len(body) - 3
+
+    def describe_stranger(self, body: bytes) -> str:
+        """Say what unit and PDU of a valid frame are that do not answer this request."""
+        if body[1:] == self.pdu() and body[0] == self.unit:
+            return "our own request (echo); the adapter or the wiring repeats what is sent"
+        if self.unit not in (body[0], ANY_UNIT):
+            return f"unit {body[0]}, asked was unit {self.unit}"
+        return (
+            f"function {body[1]} with {len(body) + 2} bytes; "
+            f"asked were function {self.function} and {self.count} registers"
+        )
 
     def reader(self) -> "ResponseReader":
         """Return a fresh reader for the answer."""
@@ -148,7 +172,7 @@ class ResponseReader:
     def _answer_length_at(self, start: int) -> int:
         """Return the length of the answer that begins there by its looks; 0 where none can begin."""
         unit, function, byte_count = self.buffer[start : start + 3]
-        if unit != self.request.unit:
+        if self.request.unit not in (unit, ANY_UNIT) or unit > UNIT_MAX:
             return 0
         if function == self.request.function and byte_count == 2 * self.request.count:
             return self.request.response_bytes
@@ -157,16 +181,9 @@ class ResponseReader:
     def _stranger(self) -> str | None:
         """Describe a valid frame that answers something else, if the buffer is one."""
         frame = bytes(self.buffer)
-        if frame == self._echo:
-            return "our own request (echo); the adapter or the wiring repeats what is sent"
         if not has_crc(frame) or len(frame) < EXCEPTION_BYTES:
             return None
-        if frame[0] != self.request.unit:
-            return f"unit {frame[0]}, asked was unit {self.request.unit}"
-        return (
-            f"function {frame[1]} with {len(frame)} bytes; "
-            f"asked were function {self.request.function} and {self.request.count} registers"
-        )
+        return self.request.describe_stranger(frame[:-2])
 
 
 def decode_response(frame: bytes) -> list[int]:
@@ -214,9 +231,9 @@ class RequestReader:
             if frame[1] in READ_FUNCTIONS and has_crc(frame):
                 start += REQUEST_BYTES
                 try:
-                    request = decode_request(frame)
+                    request = decode_request(frame) if frame[0] != ANY_UNIT else None
                 except UsageError:
-                    pass  # a broadcast or more registers than fit: no meter answers it
+                    pass  # more registers than fit: no meter answers it
             else:
                 start += 1
         self.buffer = self.buffer[start:]

@@ -9,6 +9,7 @@
 A new wire protocol is one module and one line in `PROTOCOLS`.
 """
 
+import datetime
 import difflib
 import re
 import tomllib
@@ -20,8 +21,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from protocols import cjt188_data, cjt188_dialogue, registers
-from protocols.errors import ProfileError, ShuiwangError
+from protocols import cjt188_data, cjt188_dialogue, mbus_data, mbus_dialogue, registers
+from protocols.errors import MeterError, ProfileError, ShuiwangError
 from protocols.reading import Measurement
 
 PROFILE_NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]*\Z"  # `$` would let a line break pass
@@ -35,11 +36,23 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     stop_bits: Annotated[int, msgspec.Meta(ge=1, le=2)] = 1
 
 
+class WakeUp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A meter that sleeps `sleeps_after_ms` after it was last asked, loses the next request and needs `takes_ms`."""
+
+    sleeps_after_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)]
+    takes_ms: Annotated[int, msgspec.Meta(ge=20, le=2_000)]
+
+
 class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the meter behaves in time. `timeout_ms` runs from the request's last bit to the answer's first."""
+    """How the meter behaves in time. `timeout_ms` runs from the request's last bit to the answer's first.
+
+    `turnaround_ms` is the silence that the meter needs before each request.
+    """
 
     timeout_ms: Annotated[int, msgspec.Meta(ge=10, le=10_000)] = 500
     retries: Annotated[int, msgspec.Meta(ge=0, le=5)] = 1
+    turnaround_ms: Annotated[int, msgspec.Meta(ge=0, le=2_000)] = 0
+    wake_up: WakeUp | None = None
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,13 +73,31 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     response: str
 
 
+# What a [[test]] may say that its frames come to, in place of a volume: the codes of MeterError's leaves.
+REFUSALS: Final = ("no_response", "garbled", "wrong_answer", "refused", "meter_fault")
+
+
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Frames and the volume they mean. `evidence` says whether a meter sent them or somebody built them."""
+    """Frames and the volume they mean. `evidence` says whether a meter sent them or somebody built them.
+
+    `fault` proves how the meter fails: one of REFUSALS in place of a volume, or a flag that comes with the volume.
+    """
 
     exchange: tuple[Exchange, ...]
-    volume_ml: int
     source: str
-    evidence: Annotated[str, msgspec.Meta(pattern=r"^(capture|manual|constructed)\Z")]
+    evidence: Annotated[str, msgspec.Meta(pattern=r"^(capture|manual|constructed|field)\Z")]
+    volume_ml: int | None = None
+    fault: Annotated[str, msgspec.Meta(pattern=r"^[a-z_]+\Z")] | None = None
+    date: datetime.date | None = None
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        if self.fault in REFUSALS and self.volume_ml is not None:
+            raise ValueError(f"fault {self.fault!r} leaves no volume: remove `volume_ml`")
+        if self.fault not in REFUSALS and self.volume_ml is None:
+            raise ValueError(f"give `volume_ml`, or one of {', '.join(REFUSALS)} as `fault`")
+        if self.evidence == "field" and not (self.date and self.place):
+            raise ValueError('evidence "field" needs `date` and `place`: when and where the dial was compared')
 
 
 class Reader(typing.Protocol):
@@ -109,12 +140,14 @@ class Protocol(msgspec.Struct, frozen=True, kw_only=True):
     parse_address: Callable[[str], Any]  # raises ProfileError for what is no address
     dialogue: Callable[[Any, Any], Dialogue]  # of a spec and an address
     decode_case: Callable[[Any, list[tuple[bytes, bytes]]], Measurement]  # of a spec and (request, response) frames
+    parse_address_of: Callable[[Any, str], Any] | None = None  # of a spec and a text, where meters differ in it
 
 
 PROTOCOLS: Final[dict[str, Protocol]] = {
     "modbus": Protocol(
         spec=registers.ModbusSpec,
         parse_address=registers.parse_unit,
+        parse_address_of=registers.parse_unit_of,
         dialogue=registers.dialogue,
         decode_case=registers.decode_case,
     ),
@@ -123,6 +156,12 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
         parse_address=cjt188_dialogue.parse_address,
         dialogue=cjt188_dialogue.dialogue,
         decode_case=cjt188_dialogue.decode_case,
+    ),
+    "mbus": Protocol(
+        spec=mbus_data.MbusSpec,
+        parse_address=mbus_dialogue.parse_address,
+        dialogue=mbus_dialogue.dialogue,
+        decode_case=mbus_dialogue.decode_case,
     ),
 }
 
@@ -145,6 +184,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     def protocol(self) -> Protocol:
         """The protocol that it speaks."""
         return PROTOCOLS[self.head.protocol]
+
+    def parse_address(self, text: str) -> Any:
+        """Return the address of such a meter in a configured text. Raises ProfileError for what is none."""
+        if self.protocol.parse_address_of is not None:
+            return self.protocol.parse_address_of(self.spec, text)
+        return self.protocol.parse_address(text)
 
 
 def built_in_names() -> list[str]:
@@ -241,8 +286,18 @@ def _prove(profile: Profile, case: Case, where: str) -> None:
     except ValueError as error:
         raise ProfileError(f"{where}: exchange: write bytes as hexadecimal pairs: {error}") from error
     try:
-        volume_ml = profile.protocol.decode_case(profile.spec, frames).volume_ml
+        measurement = profile.protocol.decode_case(profile.spec, frames)
+    except MeterError as error:
+        if error.reason == case.fault:
+            return
+        raise ProfileError(f"{where}: exchange: {error}") from error
     except ShuiwangError as error:
         raise ProfileError(f"{where}: exchange: {error}") from error
+    volume_ml = measurement.volume_ml
+    if case.fault in REFUSALS:
+        raise ProfileError(f"{where}: fault: the frames mean {volume_ml} mL, the test expects {case.fault}")
     if volume_ml != case.volume_ml:
         raise ProfileError(f"{where}: volume_ml: the frames mean {volume_ml} mL, the test expects {case.volume_ml} mL")
+    if case.fault is not None and case.fault not in measurement.flags:
+        found = ", ".join(measurement.flags) or "none"
+        raise ProfileError(f"{where}: fault: the frames report {found}, the test expects {case.fault}")

@@ -9,7 +9,7 @@ class Quality(enum.StrEnum):
     """How far a reading can be trusted."""
 
     OK = "ok"
-    SUSPECT = "suspect"  # a value came, together with a fault that the meter itself reports
+    SUSPECT = "suspect"  # a value came, together with a fault that the meter itself reports and that may spoil it
     MISSING = "missing"  # no value; `Reading.reason` says why
 
 
@@ -35,10 +35,19 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True):
-    """What a codec makes of a meter's valid answer: a volume, and the faults that the meter reports."""
+    """What a codec makes of a meter's valid answer: a volume, and what the meter reports of itself.
+
+    The volume is doubtful because of every flag but the `harmless` ones, which are among `flags` too.
+    """
 
     volume_ml: int
     flags: tuple[str, ...] = ()
+    harmless: tuple[str, ...] = ()
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a fault that the meter reports may have spoilt the volume."""
+        return not set(self.flags) <= set(self.harmless)
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,11 +71,11 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def reading_of(meter: str, at: Moment, measurement: Measurement) -> Reading:
-    """Make the reading of a valid answer; a meter that reports a fault gets the quality `suspect`."""
+    """Make the reading of a valid answer; a fault that may spoil the volume gives it the quality `suspect`."""
     return Reading(
         meter=meter,
         at=at,
-        quality=Quality.SUSPECT if measurement.flags else Quality.OK,
+        quality=Quality.SUSPECT if measurement.is_doubtful else Quality.OK,
         volume_ml=measurement.volume_ml,
         flags=measurement.flags,
     )

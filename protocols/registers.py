@@ -1,133 +1,66 @@
 """Modbus register maps: how a profile says where a meter keeps its total, and exact arithmetic on it.
 
-    total = (sum of terms) x 10^exponent x unit
+    total = (sum of terms) x multiplier x 10^exponent x unit
 
-where each term is one number in one or more registers. Word orders are written by the bytes as they travel:
-`ABCD` is big-endian, `CDAB` low word first, `BADC` and `DCBA` the same with the bytes of each register swapped;
-the same four letters name the corresponding order of 64-bit numbers.
+where each term is one number in one or more registers (`register_fields`). What belongs together is read in one
+request, because two requests are two moments.
 """
 
 import re
-import struct
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal, localcontext
 from typing import Annotated, Final
 
 import msgspec
 
-from protocols import modbus
+from protocols import flags, modbus
 from protocols.errors import MeterFault, ProfileError, UsageError
 from protocols.reading import Measurement
+from protocols.register_fields import (
+    UNIT_ML,
+    ExponentRegister,
+    Field,
+    MultiplierRegister,
+    RegisterAddress,
+    Registers,
+    StatusRegister,
+    Term,
+    UnitRegister,
+    decode_number,
+    decode_term,
+    encode_number,
+    unit_ml,
+)
 
-# Millilitres in a unit of volume (exact, by definition of the US and imperial gallon and the cubic foot).
-UNIT_ML: Final = {
-    "mL": Decimal(1),
-    "L": Decimal(1000),
-    "m3": Decimal(1_000_000),
-    "US gal": Decimal("3785.411784"),
-    "imp gal": Decimal("4546.09"),
-    "ft3": Decimal("28316.846592"),
-}
-# struct code and number of registers; numbers travel big-endian once their bytes are in ABCD order.
-_TYPES: Final = {
-    "uint16": ("H", 1),
-    "int16": ("h", 1),
-    "uint32": ("I", 2),
-    "int32": ("i", 2),
-    "uint64": ("Q", 4),
-    "int64": ("q", 4),
-    "float32": ("f", 2),
-    "float64": ("d", 4),
-}
-_ORDERS: Final = ("ABCD", "CDAB", "BADC", "DCBA")
+__all__ = [
+    "UNIT_ML",
+    "VOLUME_ML_MAX",
+    "Block",
+    "ExponentRegister",
+    "Field",
+    "ModbusSpec",
+    "MultiplierRegister",
+    "StatusRegister",
+    "Term",
+    "UnitRegister",
+    "decode_case",
+    "decode_number",
+    "dialogue",
+    "encode_number",
+    "measure",
+    "parse_unit",
+    "parse_unit_of",
+    "registers_of",
+    "simulate",
+]
+
 # More than any meter can show in a lifetime (10^9 m3), and far below what SQLite's 64-bit integers hold.
 VOLUME_ML_MAX: Final = 10**15
 _EXACT: Final = Context(prec=60)
 
 
-# `\Z`, because `$` would let a line break pass.
-NumberType = Annotated[str, msgspec.Meta(pattern=rf"^({'|'.join(_TYPES)})\Z")]
-IntegerType = Annotated[str, msgspec.Meta(pattern=rf"^({'|'.join(t for t in _TYPES if 'int' in t)})\Z")]
-ByteOrder = Annotated[str, msgspec.Meta(pattern=rf"^({'|'.join(_ORDERS)})\Z")]
-DecimalText = Annotated[
-    str, msgspec.Meta(pattern=r"^[0-9]{1,12}(\.[0-9]{1,12})?\Z", description="an exact decimal, in quotes")
-]
-# 10^18 times the smallest unit is far more than any meter counts; beyond it the arithmetic would no longer be exact.
-Exponent = Annotated[int, msgspec.Meta(ge=-18, le=18)]
-RegisterAddress = Annotated[int, msgspec.Meta(ge=0, le=0xFFFF, description="0-based, as on the wire")]
-
-
-class Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One number in the meter's registers."""
-
-    address: RegisterAddress
-    type: NumberType = "uint16"
-    order: ByteOrder = "ABCD"
-
-    @property
-    def addresses(self) -> range:
-        """The registers that hold it."""
-        return range(self.address, self.address + _TYPES[self.type][1])
-
-
-class Term(Field, frozen=True, kw_only=True):
-    """One addend of the total, in units of `scale`."""
-
-    scale: DecimalText = "1"
-
-    def __post_init__(self) -> None:
-        if not Decimal(self.scale):
-            raise ValueError("`scale` 0 would make nothing of the register")
-
-
-class IntegerField(Field, frozen=True, kw_only=True):
-    """A whole number."""
-
-    type: IntegerType = "uint16"
-
-    @property
-    def limits(self) -> tuple[int, int]:
-        """The least and the greatest value that it can hold."""
-        bits = 16 * len(self.addresses)
-        return (0, 2**bits - 1) if self.type.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-
-
-class UnitRegister(IntegerField, frozen=True, kw_only=True):
-    """A register whose value names the unit of the total."""
-
-    values: dict[str, str]
-
-    def __post_init__(self) -> None:
-        if not self.values:
-            raise ValueError("`values` needs at least one value with its unit")
-        low, high = self.limits
-        for value in self.values:
-            # The value is looked up as it is printed, so "01" or "0x1" would never be found.
-            if not re.fullmatch("0|-?[1-9][0-9]{0,19}", value) or not low <= int(value) <= high:
-                raise ValueError(f"`values` has {value!r}, which a {self.type} cannot hold; write decimal numbers")
-
-
-class ExponentRegister(IntegerField, frozen=True, kw_only=True):
-    """A register whose value plus `offset` is the power of ten that the total is multiplied with."""
-
-    offset: Exponent = 0
-    min: Exponent = -9
-    max: Exponent = 9
-
-    def __post_init__(self) -> None:
-        low, high = self.possible
-        if low > high:
-            raise ValueError(f"no value of a {self.type} with offset {self.offset} lies in {self.min} to {self.max}")
-
-    @property
-    def possible(self) -> tuple[int, int]:
-        """The least and the greatest exponent that the register can mean."""
-        low, high = self.limits
-        return max(self.min, low + self.offset), min(self.max, high + self.offset)
-
-
 class Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Registers that are read in one request, so that what belongs together is of one moment."""
+    """Registers that are read in one request, or in as few as `max_registers` allows."""
 
     address: RegisterAddress
     count: Annotated[int, msgspec.Meta(ge=1, le=modbus.REGISTERS_MAX)]
@@ -150,26 +83,43 @@ class ModbusSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     function: int = modbus.READ_HOLDING_REGISTERS
     unit: str | None = None
     unit_register: UnitRegister | None = None
+    multiplier_register: MultiplierRegister | None = None
     exponent_register: ExponentRegister | None = None
+    status: tuple[StatusRegister, ...] = ()
+    max_registers: Annotated[int, msgspec.Meta(ge=1, le=modbus.REGISTERS_MAX)] = modbus.REGISTERS_MAX
+    # Whether the meter, alone on its line, answers requests to unit 0.
+    any_unit: bool = False
 
     def __post_init__(self) -> None:
         if self.function not in modbus.READ_FUNCTIONS:
             raise ValueError(f"function {self.function} does not read registers; 3 and 4 do")
-        self._check_units()
-        self._check_registers()
-
-    def _check_units(self) -> None:
         if (self.unit is None) == (self.unit_register is None):
             raise ValueError("give either `unit` or `unit_register`")
-        for unit in self.unit_register.values.values() if self.unit_register else (self.unit,):
-            if unit not in UNIT_ML:
-                raise ValueError(f"unit {unit!r} is not one of {', '.join(UNIT_ML)}")
+        if self.unit is not None:
+            unit_ml(self.unit)
+        self._check_registers()
+        list(self.requests())
+
+    @property
+    def fields(self) -> list[Field]:
+        """Every number that is read."""
+        extra = (self.unit_register, self.multiplier_register, self.exponent_register)
+        return [*self.total, *(field for field in extra if field is not None), *self.status]
+
+    def requests(self) -> Generator[tuple[int, int]]:
+        """Yield the first register and the number of registers of each request.
+
+        Raises ValueError where what belongs together is more than `max_registers`.
+        """
+        together = [list(field.addresses) for field in self.fields]
+        together.append(sorted(address for term in self.total for address in term.addresses))
+        for block in self.read:
+            yield from _split(block, limit=self.max_registers, together=together)
 
     def _check_registers(self) -> None:
         if not self.total:
             raise ValueError("`total` needs at least one term")
-        extra = [field for field in (self.unit_register, self.exponent_register) if field is not None]
-        for field in (*self.total, *extra):
+        for field in self.fields:
             if not any(set(field.addresses) <= block.addresses for block in self.read):
                 raise ValueError(f"no `read` block holds the whole number at register {field.address}")
         if _repeated(block.addresses for block in self.read):
@@ -182,6 +132,24 @@ class ModbusSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError("all terms of `total` must sit in one `read` block: two requests are two moments")
 
 
+def _split(block: Block, *, limit: int, together: list[list[int]]) -> Generator[tuple[int, int]]:
+    """Yield requests of at most `limit` registers that cover a block, none of them cutting what belongs together."""
+    start, block_end = block.address, block.address + block.count
+    while start < block_end:
+        end = min(start + limit, block_end)
+        # Moving the cut before one number may put it into another, so until nothing moves it any more.
+        while cut := [group for group in together if group[0] < end <= group[-1]]:
+            end = min(group[0] for group in cut)
+            if end <= start:
+                span = max(group[-1] for group in cut) - start + 1
+                raise ValueError(
+                    f"registers {start} to {start + span - 1} belong together, but `max_registers` is {limit}: "
+                    "two requests are two moments"
+                )
+        yield start, end - start
+        start = end
+
+
 def _repeated(groups: Iterable[Iterable[int]]) -> set[int]:
     """Return the addresses that occur in more than one group."""
     seen: set[int] = set()
@@ -192,14 +160,19 @@ def _repeated(groups: Iterable[Iterable[int]]) -> set[int]:
     return repeated
 
 
-Registers = Mapping[int, int]
-
-
 def parse_unit(text: str) -> int:
     """Return the Modbus unit in a configured address. Raises ProfileError where it is none."""
     if not re.fullmatch("[0-9]{1,3}", text) or not modbus.UNIT_MIN <= int(text) <= modbus.UNIT_MAX:
         raise ProfileError(f'a Modbus address is a number from "{modbus.UNIT_MIN}" to "{modbus.UNIT_MAX}"')
     return int(text)
+
+
+def parse_unit_of(spec: ModbusSpec, text: str) -> int:
+    """Return the Modbus unit in a configured address; "0" is one for a meter that answers to any unit.
+
+    Raises ProfileError where it is none.
+    """
+    return modbus.ANY_UNIT if spec.any_unit and text == str(modbus.ANY_UNIT) else parse_unit(text)
 
 
 def dialogue(spec: ModbusSpec, unit: int) -> Generator[modbus.ReadRequest, bytes, Measurement]:
@@ -208,24 +181,31 @@ def dialogue(spec: ModbusSpec, unit: int) -> Generator[modbus.ReadRequest, bytes
     Raises MeterRefused where the meter refuses a request and MeterFault where the registers hold no volume.
     """
     registers: dict[int, int] = {}
-    for block in spec.read:
-        request = modbus.ReadRequest(unit=unit, function=spec.function, address=block.address, count=block.count)
+    for address, count in spec.requests():
+        request = modbus.ReadRequest(unit=unit, function=spec.function, address=address, count=count)
         frame = yield request
         registers |= registers_of(request, modbus.decode_response(frame))
     return measure(spec, registers)
 
 
 def measure(spec: ModbusSpec, registers: Registers) -> Measurement:
-    """Return the total that the registers hold, rounded half-even to the millilitre.
+    """Return the total that the registers hold, rounded half-even to the millilitre, and the flags of the status.
 
-    Raises MeterFault where they hold no volume: not a number, negative, unknown unit, beyond 10^15 mL.
+    Raises MeterFault where they hold no volume: not a number, no value, impossible, negative, unknown unit, beyond
+    10^15 mL.
     """
     with localcontext(_EXACT):
-        total = sum((Decimal(term.scale) * decode_number(term, registers) for term in spec.total), Decimal(0))
-        volume = total * _exponent(spec, registers) * _unit_ml(spec, registers)
+        total = sum((decode_term(term, registers) for term in spec.total), Decimal(0))
+        volume = total * _multiplier(spec, registers) * _exponent(spec, registers) * _unit_ml(spec, registers)
         if not 0 <= volume <= VOLUME_ML_MAX:
             raise MeterFault(f"the total registers hold {volume} mL, which is no meter reading")
-        return Measurement(volume_ml=int(volume.to_integral_value(ROUND_HALF_EVEN)))
+        volume_ml = int(volume.to_integral_value(ROUND_HALF_EVEN))
+    effects: dict[str, flags.Effect] = {}
+    for register in spec.status:
+        raised = register.effects(int(decode_number(register, registers)))
+        doubtful = {flag: effect for flag, effect in effects.items() if effect is flags.Effect.DOUBTFUL}
+        effects = effects | raised | doubtful
+    return flags.measurement(volume_ml, effects)
 
 
 def decode_case(spec: ModbusSpec, frames: list[tuple[bytes, bytes]]) -> Measurement:
@@ -235,7 +215,7 @@ def decode_case(spec: ModbusSpec, frames: list[tuple[bytes, bytes]]) -> Measurem
     """
     registers: dict[int, int] = {}
     for request_frame, response_frame in frames:
-        request = _request_of_case(spec, request_frame, response_frame)
+        request = _request_of_case(spec, request_frame)
         reader = request.reader()
         answer = reader.feed(response_frame)
         if answer is None:
@@ -250,7 +230,7 @@ def decode_case(spec: ModbusSpec, frames: list[tuple[bytes, bytes]]) -> Measurem
         raise ProfileError(f"no exchange reads register {error}") from error
 
 
-def _request_of_case(spec: ModbusSpec, frame: bytes, response: bytes) -> modbus.ReadRequest:
+def _request_of_case(spec: ModbusSpec, frame: bytes) -> modbus.ReadRequest:
     dump = modbus.hex_dump(frame)
     if len(frame) != modbus.REQUEST_BYTES:
         raise ProfileError(f"request {dump} has {len(frame)} bytes; a Modbus read has {modbus.REQUEST_BYTES}")
@@ -260,58 +240,31 @@ def _request_of_case(spec: ModbusSpec, frame: bytes, response: bytes) -> modbus.
         )
     if frame[1] != spec.function:
         raise ProfileError(f"request {dump} has function {frame[1]}; the profile reads with function {spec.function}")
-    # Unit 0 is broadcast, but some makers print it as "any meter"; the answer names the unit then.
-    unit = frame[0] or (response[0] if response else 0)
     try:
-        return modbus.decode_request(bytes([unit]) + frame[1:])
+        return modbus.decode_request(frame)
     except UsageError as error:
         raise ProfileError(f"request {dump}: {error}") from error
 
 
-def decode_number(field: Field, registers: Registers) -> Decimal:
-    """Return the number in a field, exactly. Raises MeterFault for NaN and infinities."""
-    code, _ = _TYPES[field.type]
-    data = _in_order(field.order, b"".join(registers[address].to_bytes(2, "big") for address in field.addresses))
-    number = struct.unpack(">" + code, data)[0]
-    if code == "f":
-        # The shortest decimal that denotes this float32: 0.545 as printed on the dial, not 0.54500001668930054.
-        number = _shortest_float32(number)
-    value = Decimal(repr(number) if isinstance(number, float) else number)
-    if not value.is_finite():
-        raise MeterFault(f"register {field.address} holds {number}, not a number")
-    return value
-
-
-def encode_number(field: Field, value: Decimal) -> dict[int, int]:
-    """Return the registers that hold a value, as a meter would. Raises UsageError where it does not fit."""
-    code, _ = _TYPES[field.type]
-    try:
-        number: float = float(value) if code in "fd" else int(value)
-        data = struct.pack(">" + code, number)
-    except (struct.error, OverflowError, ValueError) as error:
-        raise UsageError(f"{value} does not fit a {field.type}") from error
-    data = _in_order(field.order, data)
-    return {address: int.from_bytes(data[2 * i : 2 * i + 2], "big") for i, address in enumerate(field.addresses)}
-
-
 def simulate(spec: ModbusSpec, volume_ml: int) -> dict[int, int]:
-    """Return the registers of a meter that shows `volume_ml`; the inverse of `measure` up to the meter's step.
+    """Return the registers of a healthy meter that shows `volume_ml`; `measure`'s inverse up to the meter's step.
 
-    The unit is the first that the profile names, the exponent the one next to zero. Raises UsageError for a volume
-    that the meter cannot show.
+    Unit and multiplier are the first that the profile names, the exponent the one next to zero. Raises UsageError for
+    a volume that the meter cannot show.
     """
     registers: dict[int, int] = {address: 0 for b in spec.read for address in range(b.address, b.address + b.count)}
-    unit, exponent = spec.unit, 0
-    if spec.unit_register:
-        value, unit = next(iter(spec.unit_register.values.items()))
-        registers |= encode_number(spec.unit_register, Decimal(value))
+    for field in (spec.unit_register, spec.multiplier_register):
+        if field is not None:
+            registers |= encode_number(field, Decimal(next(iter(field.values))))
     if spec.exponent_register:
         low, high = spec.exponent_register.possible
         exponent = min(max(0, low), high)
         registers |= encode_number(spec.exponent_register, Decimal(exponent - spec.exponent_register.offset))
-    assert unit is not None
+    for register in spec.status:
+        registers |= encode_number(register, Decimal(register.healthy()))
     with localcontext(_EXACT):
-        rest = Decimal(volume_ml) / UNIT_ML[unit] / Decimal(10) ** exponent
+        count_ml = _unit_ml(spec, registers) * _multiplier(spec, registers) * _exponent(spec, registers)
+        rest = Decimal(volume_ml) / count_ml
         for term in spec.total:
             count = rest / Decimal(term.scale)
             is_last_float = term is spec.total[-1] and term.type.startswith("float")
@@ -327,13 +280,22 @@ def registers_of(request: modbus.ReadRequest, values: list[int]) -> dict[int, in
 
 
 def _unit_ml(spec: ModbusSpec, registers: Registers) -> Decimal:
-    if spec.unit is not None:
-        return UNIT_ML[spec.unit]
-    assert spec.unit_register is not None
-    value = str(decode_number(spec.unit_register, registers))
-    if value not in spec.unit_register.values:
-        raise MeterFault(f"the unit register holds {value}, a unit that the profile does not know")
-    return UNIT_ML[spec.unit_register.values[value]]
+    if spec.unit_register is None:
+        assert spec.unit is not None
+        return unit_ml(spec.unit)
+    return unit_ml(_meaning(spec.unit_register, registers, "unit"))
+
+
+def _multiplier(spec: ModbusSpec, registers: Registers) -> Decimal:
+    field = spec.multiplier_register
+    return Decimal(1) if field is None else Decimal(_meaning(field, registers, "multiplier"))
+
+
+def _meaning(field: UnitRegister | MultiplierRegister, registers: Registers, what: str) -> str:
+    value = str(decode_number(field, registers))
+    if value not in field.values:
+        raise MeterFault(f"the {what} register holds {value}, a {what} that the profile does not know")
+    return field.values[value]
 
 
 def _exponent(spec: ModbusSpec, registers: Registers) -> Decimal:
@@ -344,22 +306,3 @@ def _exponent(spec: ModbusSpec, registers: Registers) -> Decimal:
     if not field.min <= exponent <= field.max:
         raise MeterFault(f"the exponent register says 10^{exponent}; {field.min} to {field.max} are possible")
     return Decimal(10) ** exponent
-
-
-def _in_order(order: str, data: bytes) -> bytes:
-    """Bring bytes from an order to big-endian or back; each of the four orders is its own inverse."""
-    if order in {"BADC", "DCBA"}:
-        data = b"".join(data[i : i + 2][::-1] for i in range(0, len(data), 2))
-    if order in {"CDAB", "DCBA"}:
-        words = [data[i : i + 2] for i in range(0, len(data), 2)]
-        data = b"".join(reversed(words))
-    return data
-
-
-def _shortest_float32(number: float) -> float:
-    packed = struct.pack(">f", number)
-    for digits in range(6, 10):  # 6 digits always survive a float32, 9 always denote it
-        candidate = float(f"{number:.{digits}g}")
-        if struct.pack(">f", candidate) == packed:
-            return candidate
-    return number  # NaN, whose payload the text does not carry

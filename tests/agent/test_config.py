@@ -141,6 +141,26 @@ def test_a_full_file_gives_exact_settings(tmp_path):
     }
 
 
+def test_the_framings_of_modbus():
+    over_tcp = BUS.replace("/dev/ttyS1", "socket://192.168.1.20:502") + 'framing = "tcp"\n'
+    in_ascii = BUS + 'framing = "ascii"\ndata_bits = 7\nparity = "E"\n'
+    (tcp,), (ascii_line,) = (parse(HEAD + bus + METER).buses for bus in (over_tcp, in_ascii))
+    assert (tcp.framing, tcp.data_bits) == ("tcp", 8)
+    assert (ascii_line.framing, ascii_line.data_bits) == ("ascii", 7)
+    (shown,) = config.summary(parse(HEAD + in_ascii + METER))["buses"]
+    assert (shown["line"], shown["framing"]) == ("9600 7E1", "ascii")
+
+
+def test_a_line_over_tcp_has_no_settings_that_could_differ_from_the_factory():
+    over_tcp = BUS.replace("/dev/ttyS1", "socket://h:502") + 'baudrate = 300\nframing = "tcp"\n'
+    assert parse(HEAD + over_tcp + METER).warnings == ()
+
+
+def test_any_unit_is_an_address_for_a_meter_alone_on_its_bus():
+    meter = METER.replace("xintai", "usw-dn15-40").replace('"1"', '"0"')
+    assert parse(HEAD + BUS + meter).meters[0].address == 0
+
+
 def test_what_is_left_out_is_the_county_rule_and_the_usual_line():
     result = parse(HEAD + BUS + METER)
     assert result.meters[0].detection == DetectionSettings(window_ms=12 * MS_PER_HOUR, threshold_ml=100_000)

@@ -106,10 +106,18 @@ class TestReading:
         with pytest.raises(MeterFault, match="left its total empty"):
             drive(cjt188_dialogue.dialogue(HIGH, Station(METER)), empty)
 
-    def test_faults_make_the_reading_suspect_and_a_closed_valve_does_not(self):
+    def test_a_low_battery_and_a_closed_valve_are_told_and_the_volume_stands(self):
         spec = Cjt188Spec(status={"valve_closed": "ST0.0", "battery_low": "ST0.2"})
         _, measurement = drive(cjt188_dialogue.dialogue(spec, Station(METER)), meter(spec, status=b"\x05\xff"))
-        assert measurement.flags == ("battery_low",)
+        assert measurement.flags == ("battery_low", "valve_closed")
+        assert not measurement.is_doubtful
+
+    @pytest.mark.parametrize(("volume", "is_doubtful"), [("doubtful", True), ("stands", False)])
+    @pytest.mark.parametrize("flag", ["leak", "empty_pipe"])
+    def test_a_profile_knows_its_meter_better(self, flag, volume, is_doubtful):
+        spec = Cjt188Spec(status={flag: f"ST0.2 {volume}", "battery_low": "ST0.0"})
+        _, measurement = drive(cjt188_dialogue.dialogue(spec, Station(METER)), meter(spec, status=b"\x05\xff"))
+        assert (measurement.flags, measurement.is_doubtful) == (tuple(sorted(["battery_low", flag])), is_doubtful)
 
     @pytest.mark.parametrize("identifier", [0xD120, 0xD12B, 0xD200, 0xD2FF, 0xD300, 0xD4FF])
     @pytest.mark.parametrize("spec", [HIGH, LOW])

@@ -125,7 +125,7 @@ class TestRows:
     @pytest.mark.parametrize(
         ("unit", "function", "address", "count", "what"),
         [
-            (0, 3, 0, 1, "unit 0"),
+            (-1, 3, 0, 1, "unit -1"),
             (248, 3, 0, 1, "unit 248"),
             (1, 6, 0, 1, "function 6"),
             (1, 3, 0, 0, "0 registers"),
@@ -440,6 +440,38 @@ class TestEcho:
                 assert modbus.has_crc(request.encode()[:7])
                 assert value_in(request, request.encode(), one_at_a_time=True) is None
         assert fitting == 248  # about one address per unit
+
+
+class TestAnyUnit:
+    """A meter that is alone on its line answers to unit 0, and its answer says who it is."""
+
+    REQUEST = modbus.ReadRequest(unit=modbus.ANY_UNIT, function=3, address=0x204, count=4)
+
+    def answer(self, unit):
+        return modbus.add_crc(bytes((unit, 3, 8)) + bytes(8))
+
+    @pytest.mark.parametrize("unit", [0, 1, 17, 247])
+    @pytest.mark.parametrize("one_at_a_time", [False, True])
+    def test_whoever_answers_is_taken(self, unit, one_at_a_time):
+        for before in (b"", b"\xff", self.REQUEST.encode()):
+            assert value_in(self.REQUEST, before + self.answer(unit), one_at_a_time=one_at_a_time) == [0, 0, 0, 0]
+
+    @pytest.mark.parametrize("unit", [248, 255])
+    def test_a_reserved_unit_is_not(self, unit):
+        assert value_in(self.REQUEST, self.answer(unit)) is None
+
+    def test_no_wrong_bit_and_no_truncation_becomes_a_value(self):
+        frame = raw(ROWS["usw total"][4])
+        for bit in range(8 * len(frame)):
+            assert value_in(self.REQUEST, flipped(frame, [bit])) is None
+        for length in range(len(frame)):
+            assert value_in(self.REQUEST, frame[:length]) is None
+
+    def test_an_echo_alone_is_named(self):
+        assert fate(self.REQUEST, self.REQUEST.encode()) is WrongAnswer
+
+    def test_a_simulated_meter_stays_silent_as_the_standard_says(self):
+        assert modbus.RequestReader().feed(self.REQUEST.encode()) is None
 
 
 requests = st.builds(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols import cjt188_data, profile, registers
+from protocols import cjt188_data, flags, profile, register_fields
 from protocols.errors import ProfileError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -121,7 +121,7 @@ MISTAKES = {
         'float32", order = "CDBA"',
         r"modbus\.total 2\.order: give one of ABCD, CDAB",
     ),
-    "unit": ('0 = "m3"', '0 = "qm"', "modbus: unit 'qm' is not one of mL, L, m3, US gal, imp gal, ft3"),
+    "unit": ('0 = "m3"', '0 = "qm"', r"modbus\.unit_register: unit 'qm' is not one of mL, L, m3, US gal, imp gal, ft3"),
     "unit and unit register": ("function = 3", 'unit = "L"', "modbus: give either `unit` or `unit_register`"),
     "unread register": ("address = 1438", "address = 1439", "modbus: no `read` block holds .* at register 1439"),
     "empty block": ("count = 4", "count = 0", r"modbus\.read 1\.count: Expected `int` >= 1"),
@@ -216,13 +216,13 @@ def sections_of(kind, path):
             if isinstance(option, type) and issubclass(option, msgspec.Struct):
                 inner = sections_of(option, f"{path}.{field.encode_name}")
                 if typing.get_origin(nested) is tuple:
-                    inner = {f"[{heading}]": table for heading, table in inner.items()}
+                    inner = {f"[[{heading.strip('[]')}]]": table for heading, table in inner.items()}
                 found |= inner
     return found
 
 
 def tables_of_code():
-    known = {"[profile]": profile.Head, "[line]": profile.Line, "[timing]": profile.Timing}
+    known = {"[profile]": profile.Head, "[line]": profile.Line} | sections_of(profile.Timing, "timing")
     known |= {"[[test]]": profile.Case, "[[test.exchange]]": profile.Exchange}
     for name, protocol in profile.PROTOCOLS.items():
         known |= sections_of(protocol.spec, name)
@@ -249,6 +249,54 @@ def keys_of_guide():
     return {heading: dict(rows.findall(text)) for heading, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
+GARBLED = """
+[[test]]
+evidence = "capture"
+source = "x"
+fault = "garbled"
+exchange = [{ request = "01 03 05 9D 00 02 55 29", response = "01 03 04 00 00 00 03 BA 33" }]
+"""
+
+
+class TestFaults:
+    """A test may prove that frames give no volume, and where a technician compared the dial."""
+
+    def test_frames_that_must_be_refused(self):
+        assert profile.parse(TUF + GARBLED, where="x").cases[-1].volume_ml is None
+
+    @pytest.mark.parametrize(
+        ("right", "wrong", "words"),
+        [
+            ("BA 33", "BA 32", "test 3: exchange: no exchange reads register"),
+            ('fault = "garbled"', 'fault = "refused"', "test 3: exchange: 9 bytes, no valid frame"),
+            ('fault = "garbled"', 'fault = "garbled"\nvolume_ml = 1', "leaves no volume: remove `volume_ml`"),
+            ('fault = "garbled"', "", "give `volume_ml`, or one of no_response, garbled"),
+            ('fault = "garbled"', 'fault = "battery_low"', "give `volume_ml`, or one of no_response, garbled"),
+            ('"capture"', '"field"', 'evidence "field" needs `date` and `place`'),
+        ],
+    )
+    def test_each_mistake_is_named(self, right, wrong, words):
+        assert right in GARBLED
+        with pytest.raises(ProfileError, match=words):
+            profile.parse(TUF + GARBLED.replace(right, wrong), where="x")
+
+    def test_frames_that_mean_a_volume_do_not_prove_a_fault(self):
+        text = TUF.replace("volume_ml = 802609750000", 'fault = "garbled"')
+        with pytest.raises(
+            ProfileError, match="test 1: fault: the frames mean 802609750000 mL, the test expects garbled"
+        ):
+            profile.parse(text, where="x")
+
+    def test_a_flag_that_the_frames_do_not_report(self):
+        text = TUF.replace("volume_ml = 802609750000", 'volume_ml = 802609750000\nfault = "leak"')
+        with pytest.raises(ProfileError, match="test 1: fault: the frames report none, the test expects leak"):
+            profile.parse(text, where="x")
+
+    def test_a_field_check(self):
+        text = TUF.replace('"constructed"', '"field"\ndate = 2026-11-21\nplace = "g-0371522"', 1)
+        assert profile.parse(text, where="x").cases[0].date.isoformat() == "2026-11-21"
+
+
 class TestGuide:
     def test_every_key_and_default_of_the_code_is_in_the_guide_and_no_other(self):
         assert keys_of_guide() == keys_of_code()
@@ -259,10 +307,11 @@ class TestGuide:
         assert example.cases[0].volume_ml == 123_456_000
 
     def test_every_type_order_and_unit_is_named(self):
-        for word in (*registers.UNIT_ML, *registers._TYPES, *registers._ORDERS):
+        words = (*register_fields.UNIT_ML, *register_fields.TYPES, *register_fields.ORDERS)
+        for word in (*words, *flags.USUAL_EFFECT, *flags.Effect):
             assert f"`{word}`" in GUIDE, word
 
     def test_every_layout_unit_code_and_status_name_of_cjt188_is_named(self):
-        names = {*cjt188_data.LAYOUTS, *cjt188_data.UNIT_ML, *cjt188_data.STATES, *cjt188_data.FAULTS}
+        names = {*cjt188_data.LAYOUTS, *cjt188_data.UNIT_ML, *flags.USUAL_EFFECT}
         for word in sorted(names | set(cjt188_data.DiOrder)):
             assert re.search(rf"`\"?{word}\"?`", GUIDE), word

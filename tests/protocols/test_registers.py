@@ -1,61 +1,19 @@
 """Register maps: every type in every order, exactly; what is no volume becomes a fault and never a number."""
 
-import json
 import math
-import struct
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
-import minimalmodbus
 import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from pymodbus.client.mixin import ModbusClientMixin
 
 from protocols import modbus, profile, registers
 from protocols.errors import MeterFault, MeterRefused, ProfileError, UsageError
-from protocols.registers import Block, ExponentRegister, Field, ModbusSpec, Term, UnitRegister
+from protocols.registers import Block, ExponentRegister, ModbusSpec, Term, UnitRegister
 
-VECTORS = Path(__file__).parents[3] / "shared" / "vectors" / "modbus_frames.json"
-
-ORDERS = ("ABCD", "CDAB", "BADC", "DCBA")
 BITS = {"uint16": 16, "int16": 16, "uint32": 32, "int32": 32, "uint64": 64, "int64": 64}
-NAN, INFINITY = Decimal("NaN"), Decimal("Infinity")
-
-# type, order, registers, value: written down by hand from the definition of the orders.
-ROWS = [
-    ("uint16", "ABCD", [0x1234], 0x1234),
-    ("uint16", "BADC", [0x3412], 0x1234),
-    ("uint16", "CDAB", [0x1234], 0x1234),
-    ("uint16", "DCBA", [0x3412], 0x1234),
-    ("int16", "ABCD", [0xFFFE], -2),
-    ("int16", "BADC", [0xFEFF], -2),
-    ("uint32", "ABCD", [0x0102, 0x0304], 0x01020304),
-    ("uint32", "CDAB", [0x0304, 0x0102], 0x01020304),
-    ("uint32", "BADC", [0x0201, 0x0403], 0x01020304),
-    ("uint32", "DCBA", [0x0403, 0x0201], 0x01020304),
-    ("int32", "CDAB", [0xFFFF, 0xFFFF], -1),
-    ("int32", "ABCD", [0x8000, 0x0000], -(2**31)),
-    ("uint64", "ABCD", [0x0102, 0x0304, 0x0506, 0x0708], 0x0102030405060708),
-    ("uint64", "CDAB", [0x0708, 0x0506, 0x0304, 0x0102], 0x0102030405060708),
-    ("uint64", "BADC", [0x0201, 0x0403, 0x0605, 0x0807], 0x0102030405060708),
-    ("uint64", "DCBA", [0x0807, 0x0605, 0x0403, 0x0201], 0x0102030405060708),
-    ("int64", "ABCD", [0xFFFF, 0xFFFF, 0xFFFF, 0xFFFD], -3),
-    ("float32", "ABCD", [0x4120, 0x0000], "10.0"),
-    ("float32", "CDAB", [0x0000, 0x4120], "10.0"),
-    ("float32", "DCBA", [0x1E85, 0x0B3F], "0.54499996"),  # its maker prints it as 0.545; the next float32 is nearer
-    ("float32", "BADC", [0x2041, 0x0000], "10.0"),
-    ("float32", "ABCD", [0x3DCC, 0xCCCD], "0.1"),
-    ("float32", "ABCD", [0x4B80, 0x0000], "16777216.0"),
-    ("float64", "ABCD", [0x3FB9, 0x9999, 0x9999, 0x999A], "0.1"),
-    ("float64", "DCBA", [0x9A99, 0x9999, 0x9999, 0xB93F], "0.1"),
-]
-
-
-def held(field, words):
-    return dict(zip(field.addresses, words, strict=True))
 
 
 def spec_of(kind="uint32", *, order="ABCD", **change):
@@ -83,100 +41,9 @@ def registered(**tables):
     return msgspec.convert({k: v for k, v in (keys | tables).items() if v is not None}, ModbusSpec)
 
 
-class TestNumbers:
-    @pytest.mark.parametrize(("kind", "order", "words", "value"), ROWS)
-    def test_both_ways(self, kind, order, words, value):
-        field = Field(address=7, type=kind, order=order)
-        assert registers.decode_number(field, held(field, words)) == Decimal(value)
-        assert registers.encode_number(field, Decimal(value)) == held(field, words)
-
-    @pytest.mark.skipif(not VECTORS.exists(), reason="../shared/vectors is not beside this checkout")
-    def test_word_orders_of_other_people(self):
-        samples = json.loads(VECTORS.read_text(encoding="utf-8"))["word_order"]
-        assert [sample["id"] for sample in samples] == [f"W{n}" for n in range(1, 8)]
-        for sample in samples:
-            field = Field(address=1, type=sample["type"], order=sample["order"][:4])
-            words = held(field, [int(word, 16) for word in sample["registers"]])
-            value = registers.decode_number(field, words)
-            if sample["type"] == "float32":
-                assert math.isclose(value, sample["value"], rel_tol=2**-23), sample["id"]  # W1 is off by one float32
-            else:
-                assert value == sample["value"], sample["id"]
-            assert registers.encode_number(field, value) == words, sample["id"]
-
-    @given(st.data())
-    def test_every_integer_in_every_order_survives(self, data):
-        kind, order = data.draw(st.sampled_from(list(BITS))), data.draw(st.sampled_from(ORDERS))
-        low = 0 if kind.startswith("u") else -(2 ** (BITS[kind] - 1))
-        value = data.draw(st.integers(low, low + 2 ** BITS[kind] - 1))
-        field = Field(address=data.draw(st.integers(0, 0xFFFF - 3)), type=kind, order=order)
-        words = registers.encode_number(field, Decimal(value))
-        assert list(words) == list(field.addresses)
-        assert registers.decode_number(field, words) == value
-
-    @given(value=st.floats(width=32, allow_nan=False, allow_infinity=False), order=st.sampled_from(ORDERS))
-    def test_every_float32_is_read_as_a_decimal_that_denotes_it(self, value, order):
-        field = Field(address=1, type="float32", order=order)
-        decimal = registers.decode_number(field, registers.encode_number(field, Decimal(value)))
-        assert struct.pack(">f", decimal) == struct.pack(">f", value)
-        assert len(decimal.normalize().as_tuple().digits) <= 9
-
-    @given(millionths=st.integers(0, 999_999), exponent=st.integers(-6, 6))
-    def test_a_decimal_of_six_digits_on_the_dial_is_read_as_it_stands_there(self, millionths, exponent):
-        shown = Decimal(millionths).scaleb(exponent)
-        field = Field(address=1, type="float32")
-        assert registers.decode_number(field, registers.encode_number(field, shown)) == shown
-
-    @given(value=st.floats(allow_nan=False, allow_infinity=False), order=st.sampled_from(ORDERS))
-    def test_every_float64_survives(self, value, order):
-        field = Field(address=1, type="float64", order=order)
-        assert float(registers.decode_number(field, registers.encode_number(field, Decimal(repr(value))))) == value
-
-    @pytest.mark.parametrize(
-        ("kind", "value"),
-        [
-            ("uint16", 65536),
-            ("uint16", -1),
-            ("int16", 32768),
-            ("uint64", 2**64),
-            ("float32", "1e39"),
-            ("uint32", NAN),
-            ("uint32", INFINITY),
-        ],
-    )
-    def test_a_value_that_does_not_fit_is_our_error(self, kind, value):
-        with pytest.raises(UsageError, match=f"does not fit a {kind}"):
-            registers.encode_number(Field(address=1, type=kind), Decimal(value))
-
-    @given(words=st.lists(st.integers(0, 0xFFFF), min_size=4, max_size=4), order=st.sampled_from(ORDERS))
-    def test_minimalmodbus_and_pymodbus_read_the_same(self, words, order):
-        """Two oracles: minimalmodbus knows all four orders of 32 and 64 bits, pymodbus the order of words."""
-        theirs = {
-            "ABCD": minimalmodbus.BYTEORDER_BIG,
-            "DCBA": minimalmodbus.BYTEORDER_LITTLE,
-            "BADC": minimalmodbus.BYTEORDER_BIG_SWAP,
-            "CDAB": minimalmodbus.BYTEORDER_LITTLE_SWAP,
-        }[order]
-        for kind, count in (("uint32", 2), ("int32", 2), ("uint64", 4), ("int64", 4)):
-            field = Field(address=0, type=kind, order=order)
-            value = registers.decode_number(field, dict(enumerate(words)))
-            data = b"".join(word.to_bytes(2, "big") for word in words[:count])
-            signed = kind.startswith("i")
-            assert value == minimalmodbus._bytes_to_long(data, signed, count, theirs)
-            if order in {"ABCD", "CDAB"}:
-                pymodbus_type = ModbusClientMixin.DATATYPE[kind.upper()]
-                word_order = "big" if order == "ABCD" else "little"
-                assert value == ModbusClientMixin.convert_from_registers(
-                    words[:count], pymodbus_type, word_order=word_order
-                )
-        for kind, count in (("float32", 2), ("float64", 4)):
-            field = Field(address=0, type=kind, order=order)
-            data = b"".join(word.to_bytes(2, "big") for word in words[:count])
-            number = minimalmodbus._bytes_to_float(data, count, theirs)
-            if math.isfinite(number):
-                value = registers.decode_number(field, dict(enumerate(words)))
-                code = ">f" if kind == "float32" else ">d"
-                assert struct.pack(code, value) == struct.pack(code, number)
+def flagged(**keys):
+    """Return a map with one flag, of which `keys` may be wrong."""
+    return {"status": [{"address": 20, "flags": [{"flag": "leak", "volume": "stands", **keys}]}]}
 
 
 class TestMeasure:
@@ -362,6 +229,14 @@ class TestDialogue:
     def test_addresses(self, text):
         assert registers.parse_unit(text) == int(text)
 
+    def test_zero_is_an_address_only_where_the_profile_says_so(self):
+        usw, xintai = profile.load("usw-dn15-40"), profile.load("xintai")
+        assert usw.parse_address("0") == modbus.ANY_UNIT
+        assert usw.parse_address("17") == xintai.parse_address("17") == 17
+        for meter, text in ((xintai, "0"), (usw, "00"), (usw, "248")):
+            with pytest.raises(ProfileError, match='from "1" to "247"'):
+                meter.parse_address(text)
+
     @pytest.mark.parametrize("text", ["", "0", "248", "-1", "1.0", "0x11", "１７", "17\n", " 17", "9" * 5000])
     def test_what_is_no_address(self, text):
         with pytest.raises(ProfileError, match='from "1" to "247"'):
@@ -379,8 +254,8 @@ class TestCases:
     def test_frames_mean_a_volume(self):
         response = modbus.encode_response(self.REQUEST, [0, 5])
         assert self.means(self.REQUEST.encode(), response) == 5_000
-        broadcast = modbus.add_crc(b"\x00" + self.REQUEST.encode()[1:-2])
-        assert self.means(broadcast, response) == 5_000
+        to_any_unit = modbus.add_crc(b"\x00" + self.REQUEST.encode()[1:-2])
+        assert self.means(to_any_unit, response) == 5_000
 
     @pytest.mark.parametrize(
         ("request_frame", "response", "words"),
@@ -390,7 +265,7 @@ class TestCases:
             (REQUEST.encode()[:-1] + b"\x00", b"", r"wrong checksum; .* is right"),
             (modbus.add_crc(bytes((1, 4, 0, 10, 0, 2))), b"", "function 4; the profile reads with function 3"),
             (modbus.add_crc(bytes((1, 3, 0, 10, 0, 0))), b"", "0 registers in one request"),
-            (modbus.add_crc(bytes((0, 3, 0, 10, 0, 2))), b"", "unit 0 is not within"),
+            (modbus.add_crc(bytes((248, 3, 0, 10, 0, 2))), b"", "unit 248 is not within"),
             (REQUEST.encode(), 2 * modbus.encode_response(REQUEST, [0, 5]), "more than one frame"),
             (REQUEST.encode(), b"\x00" + modbus.encode_response(REQUEST, [0, 5]), "more than one frame"),
         ],
@@ -403,6 +278,137 @@ class TestCases:
         with pytest.raises(ProfileError, match="no exchange reads register 11"):
             one = modbus.ReadRequest(unit=1, function=3, address=10, count=1)
             self.means(one.encode(), modbus.encode_response(one, [1]))
+
+
+class TestRequests:
+    """A meter that gives few registers at a time is asked more often, and what belongs together stays together."""
+
+    def asked(self, **tables):
+        return list(registered(**tables).requests())
+
+    def test_without_a_limit_each_block_is_one_request(self):
+        blocks = [{"address": 10, "count": 125}, {"address": 500, "count": 1}]
+        assert self.asked(read=blocks) == [(10, 125), (500, 1)]
+
+    def test_a_block_is_cut_at_the_limit(self):
+        assert self.asked(read=[{"address": 10, "count": 50}], max_registers=22) == [(10, 22), (32, 22), (54, 6)]
+
+    def test_the_limit_itself_is_no_reason_to_cut(self):
+        assert self.asked(read=[{"address": 10, "count": 22}], max_registers=22) == [(10, 22)]
+
+    def test_no_number_is_torn(self):
+        asked = self.asked(
+            read=[{"address": 0, "count": 10}],
+            total=[{"address": 3, "type": "uint64"}],
+            unit=None,
+            unit_register={"address": 8, "type": "uint32", "values": {"0": "L"}},
+            max_registers=5,
+        )
+        assert asked == [(0, 3), (3, 5), (8, 2)]
+
+    def test_the_terms_of_the_total_stay_in_one_request(self):
+        total = [{"address": 3, "type": "uint32"}, {"address": 7, "scale": "0.001"}]
+        assert self.asked(read=[{"address": 0, "count": 10}], total=total, max_registers=6) == [(0, 3), (3, 6), (9, 1)]
+
+    def test_a_total_that_the_meter_cannot_give_at_one_moment_is_refused(self):
+        total = [{"address": 3, "type": "uint32"}, {"address": 7, "scale": "0.001"}]
+        words = "registers 3 to 7 belong together, but `max_registers` is 4: two requests are two moments"
+        with pytest.raises(msgspec.ValidationError, match=words):
+            registered(read=[{"address": 0, "count": 10}], total=total, max_registers=4)
+
+    @given(
+        limit=st.integers(4, 30),
+        gaps=st.lists(st.integers(0, 5), min_size=3, max_size=3),
+        kinds=st.lists(st.sampled_from(["uint16", "uint32", "uint64"]), min_size=3, max_size=3),
+    )
+    def test_whatever_the_map_each_register_is_asked_once_and_no_number_is_torn(self, limit, gaps, kinds):
+        fields, free = [], 0
+        for gap, kind in zip(gaps, kinds, strict=True):
+            fields.append({"address": free + gap, "type": kind})
+            free += gap + BITS[kind] // 16
+        status = [{**field, "flags": []} for field in fields[1:]]
+        spec = registered(read=[{"address": 0, "count": 60}], total=fields[:1], status=status, max_registers=limit)
+        pieces = [range(address, address + number) for address, number in spec.requests()]
+        assert [address for piece in pieces for address in piece] == list(range(60))
+        assert all(len(piece) <= limit for piece in pieces)
+        assert all(any(set(field.addresses) <= set(piece) for piece in pieces) for field in spec.fields)
+
+    def test_the_meter_is_read_through_all_of_them(self):
+        spec = registered(
+            read=[{"address": 0, "count": 30}], total=[{"address": 11, "type": "uint32"}], max_registers=7
+        )
+        content = registers.simulate(spec, 123_456_000)
+        talk = registers.dialogue(spec, 9)
+        request, asked = next(talk), []
+        with pytest.raises(StopIteration) as end:
+            while True:
+                asked.append((request.address, request.count))
+                values = [content[request.address + i] for i in range(request.count)]
+                request = talk.send(modbus.encode_response(request, values))
+        assert asked == [(0, 7), (7, 7), (14, 7), (21, 7), (28, 2)]
+        assert end.value.value.volume_ml == 123_456_000
+
+
+STATUS = {
+    "status": [
+        {
+            "address": 20,
+            "flags": [
+                {"flag": "battery_low", "volume": "stands", "bit": 0},
+                {"flag": "empty_pipe", "volume": "doubtful", "bit": 3},
+                {"flag": "sensor_fault", "volume": "doubtful", "bit": 15, "when": 0},
+                {"flag": "tamper", "volume": "stands", "value": 0x8055},
+            ],
+        }
+    ]
+}
+
+
+class TestStatus:
+    @pytest.mark.parametrize(
+        ("status", "flags", "is_doubtful"),
+        [
+            (0x8000, (), False),
+            (0x8001, ("battery_low",), False),
+            (0x8008, ("empty_pipe",), True),
+            (0x8009, ("battery_low", "empty_pipe"), True),
+            (0x0001, ("battery_low", "sensor_fault"), True),
+            (0x8055, ("battery_low", "tamper"), False),
+            (0xFFF6, (), False),
+        ],
+    )
+    def test_bits_and_values_raise_flags(self, status, flags, is_doubtful):
+        spec = registered(**STATUS)
+        measurement = registers.measure(spec, registers.simulate(spec, 5_000) | {20: status})
+        assert measurement.volume_ml == 5_000
+        assert (measurement.flags, measurement.is_doubtful) == (flags, is_doubtful)
+
+    def test_a_simulated_meter_is_healthy(self):
+        spec = registered(**STATUS)
+        assert registers.simulate(spec, 1)[20] == 0x8000
+        assert registers.measure(spec, registers.simulate(spec, 1)).flags == ()
+
+    @pytest.mark.parametrize("step", [1, -1])
+    @pytest.mark.parametrize(("status", "is_doubtful"), [(1, False), (2, True), (3, True)])
+    def test_where_two_bits_raise_one_flag_the_worse_decides(self, step, status, is_doubtful):
+        flags = [{"flag": "leak", "volume": "stands", "bit": 0}, {"flag": "leak", "volume": "doubtful", "bit": 1}][
+            ::step
+        ]
+        in_one_register = registered(status=[{"address": 20, "flags": flags}])
+        in_two = registered(status=[{"address": 20 + i, "flags": [flag]} for i, flag in enumerate(flags)])
+        for spec in (in_one_register, in_two):
+            measurement = registers.measure(spec, registers.simulate(spec, 0) | {20: status, 21: status})
+            assert (measurement.flags, measurement.is_doubtful) == (("leak",), is_doubtful)
+
+    def test_a_status_of_32_bits(self):
+        flags = [{"flag": "overload", "volume": "doubtful", "bit": 31}]
+        spec = registered(status=[{"address": 20, "type": "uint32", "order": "CDAB", "flags": flags}])
+        assert registers.measure(spec, registers.simulate(spec, 0) | {21: 0x8000}).flags == ("overload",)
+
+    def test_a_status_that_nothing_satisfies_cannot_be_simulated(self):
+        flags = [{"flag": "leak", "volume": "stands", "bit": 0, "when": when} for when in (0, 1)]
+        with pytest.raises(UsageError, match="every value of the status register 20 raises a flag"):
+            registers.simulate(registered(status=[{"address": 20, "flags": flags}]), 0)
 
 
 class TestMistakes:
@@ -445,6 +451,35 @@ class TestMistakes:
             ({"exponent_register": {"address": 20, "offset": 9, "max": 3}}, "offset 9 lies in -9 to 3"),
             ({"exponent_register": {"address": 20, "max": 19}}, "<= 18"),
             ({"exponent_register": {"address": 30}}, "holds the whole number at register 30"),
+            ({"multiplier_register": {"address": 20, "values": {}}}, "`values` needs at least one value"),
+            (
+                {"multiplier_register": {"address": 20, "values": {"0": "0.0"}}},
+                "multiplier 0, which would make nothing",
+            ),
+            ({"multiplier_register": {"address": 20, "values": {"0": "1e3"}}}, "matching regex"),
+            ({"multiplier_register": {"address": 30, "values": {"0": "1"}}}, "the whole number at register 30"),
+            ({"total": [{"address": 10, "type": "uint32", "order": "ABCDEFGH"}]}, "eight bytes, a uint32 has 4"),
+            ({"total": [{"address": 10, "order": "GHEFCDAB"}]}, "eight bytes, a uint16 has 2"),
+            ({"total": [{"address": 10, "type": "uint64", "order": "ABCDEFHG"}]}, "matching regex"),
+            ({"total": [{"address": 10, "type": "uint32", "absent": ["FFFF"]}]}, "'FFFF'; a uint32 has 8 hexadecimal"),
+            (
+                {"total": [{"address": 10, "absent": ["ffff"]}]},
+                "'ffff'; a uint16 has 4 hexadecimal digits, A to F large",
+            ),
+            ({"total": [{"address": 10, "max": "-1"}]}, "matching regex"),
+            ({"unit": "1000"}, "unit '1000' is not one of mL"),
+            ({"max_registers": 0}, ">= 1"),
+            ({"max_registers": 126}, "<= 125"),
+            ({"max_registers": 1}, "registers 10 to 11 belong together, but `max_registers` is 1"),
+            ({"status": [{"address": 30, "flags": []}]}, "the whole number at register 30"),
+            ({"status": [{"address": 20, "type": "float32", "flags": []}]}, "matching regex"),
+            (flagged(flag="hungry", bit=0), "flag 'hungry' is not one of battery_low, burst"),
+            (flagged(), "flag 'leak': give either `bit` or `value`"),
+            (flagged(bit=0, value=0), "flag 'leak': give either `bit` or `value`"),
+            (flagged(bit=16), "flag 'leak': a uint16 has no bit 16"),
+            (flagged(value=65536), "flag 'leak': a uint16 cannot hold 65536"),
+            (flagged(bit=0, volume="wrong"), "Invalid enum value 'wrong'"),
+            (flagged(bit=0, when=2), "<= 1"),
         ],
     )
     def test_refused(self, tables, words):
