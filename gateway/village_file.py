@@ -272,7 +272,7 @@ def _plan(
 
 def _address(profile: profiles.Profile, text: str, where: str) -> Any:
     try:
-        return profile.protocol.parse_address(text)
+        return profile.parse_address(text)
     except ProfileError as error:
         raise VillageError(f"{where}: {text!r}: {error}") from error
 

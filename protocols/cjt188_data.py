@@ -55,9 +55,6 @@ _FIELD: Final = re.compile("(total|fraction|settled|flow|temperature|pressure|cl
 _FLOW_UNIT: Final = "35"
 _DECIMALS: Final = {"flow": 4, "temperature": 2, "pressure": 2}
 
-# The words that a status bit may be given as name; `valve_closed` is a state of the meter, the others are faults.
-STATES: Final = frozenset({"valve_closed"})
-FAULTS: Final = frozenset(USUAL_EFFECT) - STATES
 # Some sleeping meters want a longer preamble than the four of the standard; 32 are 0.15 s at 2400 bit/s.
 PREAMBLE_BYTES_MAX: Final = 32
 

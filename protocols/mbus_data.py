@@ -16,8 +16,8 @@ from typing import Annotated, Final
 import msgspec
 
 from protocols import mbus
-from protocols.cjt188_data import FAULTS, STATES
 from protocols.errors import MeterFault, MeterRefused
+from protocols.flags import USUAL_EFFECT, Effect, check_name, measurement
 from protocols.mbus import Frame, Identity
 from protocols.mbus_records import (
     EXTENSION_BIT,
@@ -101,8 +101,7 @@ class MbusSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if not re.fullmatch("(([89A-F][0-9A-F])*[0-7][0-9A-F])?", self.vife):
             raise ValueError(f"vife {self.vife!r} is not a chain of VIFE in hexadecimal: all but the last are 80 to FF")
         for name in self.status:
-            if name not in STATES | FAULTS:
-                raise ValueError(f"status {name!r} is not one of {', '.join(sorted(STATES | FAULTS))}")
+            check_name(name)
 
 
 class Telegram(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,8 +181,9 @@ def measurement_of(spec: MbusSpec, telegrams: Sequence[Telegram]) -> Measurement
         raise MeterFault(f"several records are the total and disagree: {', '.join(f'{ml} mL' for _, ml in totals)}")
     if not 0 <= volume_ml <= VOLUME_ML_MAX:
         raise MeterFault(f"the total is {volume_ml} mL, which is no meter reading")
-    flags = {flag for telegram in telegrams for flag in telegram.flags} - STATES
-    return Measurement(volume_ml=volume_ml, flags=tuple(sorted(flags)))
+    # What EN 13757-3 calls an error or an alarm does not say of what: the volume is doubtful.
+    flags = {flag for telegram in telegrams for flag in telegram.flags}
+    return measurement(volume_ml, {flag: USUAL_EFFECT.get(flag, Effect.DOUBTFUL) for flag in flags})
 
 
 def encode_telegram(

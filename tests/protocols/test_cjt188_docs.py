@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from protocols import cjt188_data, profile
+from protocols import cjt188_data, flags, profile
 from protocols.cjt188_data import Cjt188Spec
 
 TEXT = (Path(__file__).parents[2] / "docs/cjt188.md").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def test_the_layouts_are_those_of_the_code():
     assert shown == [cjt188_data.LAYOUTS["standard"], cjt188_data.LAYOUTS["rd-w10"]]
 
 
-@pytest.mark.parametrize("word", sorted(cjt188_data.FAULTS | cjt188_data.STATES))
+@pytest.mark.parametrize("word", sorted(flags.USUAL_EFFECT))
 def test_status_names_are_listed(word):
     assert f"`{word}`" in TEXT
 

@@ -146,7 +146,8 @@ class TestHeaders:
             measurement_of(SPEC, [decode(SPEC, frame)])
         anything = MbusSpec(media=())
         flags = ("battery_low",) if header else ()
-        assert measurement_of(anything, [decode(anything, frame)]) == Measurement(volume_ml=1_234_567_000, flags=flags)
+        measured = measurement_of(anything, [decode(anything, frame)])
+        assert (measured.volume_ml, measured.flags, measured.is_doubtful) == (1_234_567_000, flags, False)
 
     @pytest.mark.parametrize("length", range(12))
     def test_a_cut_header(self, length):
@@ -198,11 +199,13 @@ class TestFlags:
         ],
     )
     def test_status(self, status, flags):
-        assert measure("04 13 05 00 00 00", status=status) == Measurement(volume_ml=5_000, flags=flags)
+        measured = measure("04 13 05 00 00 00", status=status)
+        assert (measured.volume_ml, measured.flags) == (5_000, flags)
+        assert measured.is_doubtful == bool(set(flags) - {"battery_low"})
 
     def test_bits_of_the_maker_have_the_names_of_the_profile(self):
         spec = MbusSpec(status={"leak": 5, "valve_closed": 6})
-        assert measure("04 13 05 00 00 00", spec, status=0x60).flags == ("leak",)
+        assert measure("04 13 05 00 00 00", spec, status=0x60).flags == ("leak", "valve_closed")
 
 
 class TestFixedStructure:
@@ -294,7 +297,7 @@ class TestSpec:
             ({"vife": "3"}, "not a chain of VIFE"),
             ({"vife": "3B3C"}, "not a chain of VIFE"),
             ({"vife": "BA"}, "not a chain of VIFE"),
-            ({"status": {"broken": 5}}, "status 'broken' is not one of battery_low"),
+            ({"status": {"broken": 5}}, "flag 'broken' is not one of battery_low"),
             ({"status": {"leak": 4}}, ">= 5"),
             ({"media": [256]}, "<= 255"),
             ({"storage": -1}, ">= 0"),
