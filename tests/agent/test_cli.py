@@ -35,7 +35,8 @@ bus = "rs485-1"
 profile = "usw-dn15-40"
 address = "{address}"
 """
-COMMANDS = sorted(typer.main.get_command(cli.app).commands)
+GROUP = typer.main.get_command(cli.app)
+COMMANDS = sorted(GROUP.list_commands(None))
 
 
 def shuiwang(*arguments, cwd=ROOT):
@@ -56,7 +57,7 @@ def config(tmp_path):
 def test_every_command_is_in_the_readme_and_has_help(command):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"`shuiwang {command}" in readme
-    assert typer.main.get_command(cli.app).commands[command].help
+    assert GROUP.get_command(None, command).help
 
 
 def test_the_readme_names_no_command_that_does_not_exist():

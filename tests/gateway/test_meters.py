@@ -13,7 +13,7 @@ from partners.virtual_line import VirtualClock, VirtualPort, skip_real_pauses, v
 
 from gateway import modbus_master
 from gateway.line import BABBLE_S_MAX, BURST_GRACE_S, HOLD_OFF_S_MAX
-from gateway.meters import OUTSTANDING_MAX, OUTSTANDING_S_MAX, MeterReader
+from gateway.meters import OUTSTANDING_MAX, OUTSTANDING_S_MAX, PROBATION_S, MeterReader
 from protocols import modbus
 from protocols.errors import Garbled, MeterError, MeterFault, MeterRefused, NoResponse, PortLost, WrongAnswer
 
@@ -91,7 +91,7 @@ def test_no_fault_ever_becomes_a_value(seed):
     village = lived(seed)
     assert not village.wrong, f"seed {seed}: (unit, volume, older than the read by s) {village.wrong[:5]}"
     assert sum(village.outcomes.values()) == VILLAGE_READS, "every read is accounted for"
-    assert village.outcomes["value"] > 0.15 * VILLAGE_READS, "values still come"
+    assert village.outcomes["value"] > 0.05 * VILLAGE_READS, "values still come"
     # No read is a hang: every attempt asks for a bounded number of answers, each within its bounds.
     exchange_s = TIMEOUT_MS / 1000 + min(TIMEOUT_MS / 1000, HOLD_OFF_S_MAX) + BURST_GRACE_S + 0.1
     assert village.longest_s < (1 + RETRIES) * 2 * (OUTSTANDING_MAX + 1) * exchange_s + BABBLE_S_MAX
@@ -207,7 +207,18 @@ def test_after_n_failures_the_answer_after_n_others_counts():
     script = Script(None, None, 1, 2, 3, 4, retries=1)
     script.fails(NoResponse)
     assert script.read() == 3
+    script.port.clock.pause(PROBATION_S)
     assert script.read() == 4, "in step again: one answer is enough"
+
+
+def test_failures_are_not_forgiven_at_once():
+    """A meter that hung answers in bursts; the next one may come after the line was found silent."""
+    script = Script(None, 1, 2, 3, 4, 5, 6)
+    script.fails(NoResponse)
+    assert script.read() == 2
+    assert script.read() == 4
+    script.port.clock.pause(PROBATION_S)
+    assert script.read() == 5
 
 
 def test_failures_are_forgiven_by_time_but_for_the_last():
@@ -216,6 +227,7 @@ def test_failures_are_forgiven_by_time_but_for_the_last():
         script.fails(NoResponse)
     script.port.clock.pause(OUTSTANDING_S_MAX + 1)
     assert script.read() == 2
+    script.port.clock.pause(PROBATION_S)
     assert script.read() == 3
 
 
@@ -262,4 +274,5 @@ def test_an_outage_of_the_port_asks_for_a_second_answer():
         script.fails(PortLost)
     script.port.clock.pause(2)
     assert script.read() == 3
+    script.port.clock.pause(PROBATION_S)
     assert script.read() == 4

@@ -359,13 +359,13 @@ class PowerCut(BaseException):
     """The power fails; nothing catches it."""
 
 
-@pytest.mark.parametrize("operation", ["rename", "unlink", "fsync"])
-def test_the_power_may_fail_at_every_step_of_the_rescue(path, sound, new_id, monkeypatch, operation):
+def cut_at_every(operation, monkeypatch, prepare, path, new_id):
+    """Prepare a damaged store and rescue it, with the power failing at the 1st, 2nd ... operation; yield the start
+    after it."""
     for number in range(1, 50):
         for file in path.parent.glob("s.db*"):
             file.unlink()
-        path.write_bytes(sound)
-        damage_page(path, pages_of(path, "set_aside")["set_aside"])
+        prepare()
         calls = itertools.count(1)
 
         def fails(function, number=number, calls=calls):
@@ -377,23 +377,53 @@ def test_the_power_may_fail_at_every_step_of_the_rescue(path, sound, new_id, mon
             return call
 
         place = store_recovery.os if operation == "fsync" else store_recovery.Path
+        cut = False
         with monkeypatch.context() as patch:
             patch.setattr(place, operation, fails(getattr(place, operation)))
             try:
-                store, _ = open_store(path, new_id=new_id)
-                store.close()
-                cut = False
+                open_store(path, new_id=new_id)[0].close()
             except PowerCut:
                 cut = True
         with recovered(path, new_id) as (store, _):
-            assert waiting_steps(store) == STEPS[ACKED_STEPS:], f"{operation} {number}"
-            assert list(store.history()) == READINGS
-            assert waiting_readings(store) == READINGS[ACKED_READINGS:]
-            check(store)
+            yield store
         if not cut:
             assert number > 1, f"{operation} is never called"
             return
     raise AssertionError("the rescue never came to its end")
+
+
+@pytest.mark.parametrize("operation", ["rename", "unlink", "fsync"])
+def test_the_power_may_fail_at_every_step_of_the_rescue(path, sound, new_id, monkeypatch, operation):
+    def prepare():
+        path.write_bytes(sound)
+        damage_page(path, pages_of(path, "set_aside")["set_aside"])
+
+    for store in cut_at_every(operation, monkeypatch, prepare, path, new_id):
+        assert waiting_steps(store) == STEPS[ACKED_STEPS:]
+        assert list(store.history()) == READINGS
+        assert waiting_readings(store) == READINGS[ACKED_READINGS:]
+        check(store)
+
+
+@pytest.mark.parametrize("operation", ["rename", "unlink", "fsync"])
+def test_what_only_the_log_has_survives_a_power_cut_during_the_rescue(torn, new_id, monkeypatch, operation):
+    """The file alone is an older store, and a sound one: the damage and the newest steps are in the log."""
+    kept = {suffix: torn.with_name(f"s.db{suffix}").read_bytes() for suffix in ("", "-wal")}
+
+    def prepare():
+        for suffix, data in kept.items():
+            torn.with_name(f"s.db{suffix}").write_bytes(data)
+        connection = sqlite3.connect(torn, isolation_level=None)
+        connection.execute("delete from meta")  # the damage is in the log alone
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{torn}{suffix}", f"{torn}{suffix}.kept")
+        connection.close()
+        for suffix in ("", "-wal"):
+            torn.with_name(f"s.db{suffix}.kept").rename(f"{torn}{suffix}")
+
+    for store in cut_at_every(operation, monkeypatch, prepare, torn, new_id):
+        assert waiting_steps(store)[-1] == step(209)
+        assert len(list(store.history())) == len(READINGS) + 10
 
 
 # -- where nothing can be done ----------------------------------------------------------------------------------------
