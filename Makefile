@@ -8,7 +8,7 @@ PYTEST_OPTIONS ?= -n 3 --dist worksteal
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help demo test test-only lint format bench documents powercut clean
+.PHONY: help demo test test-only lint format bench powercut fuzz documents clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -36,6 +36,13 @@ bench: $(VENV)/.test ## Poll cycle, cost per reading, memory; each against a lim
 	$(BIN)/python benchmarks/poll_cycle.py
 	$(BIN)/python benchmarks/reading_cost.py
 	$(BIN)/python benchmarks/memory.py
+
+powercut: $(VENV)/.test ## 20,000 simulated power cuts, 4,000 damaged stores: longer than `make test` may take
+	SHUIWANG_POWER_CUTS=20000 SHUIWANG_DAMAGED_STORES=4000 $(BIN)/python -m pytest --timeout=3600 \
+		tests/gateway/test_store_powercut.py tests/gateway/test_store_recovery.py
+
+fuzz: $(VENV)/.test ## A million readings over a line that does everything wrong; prints the tally
+	SHUIWANG_FUZZ_READS=1000000 $(BIN)/python -m pytest --timeout=7200 -s tests/gateway/test_meters.py -k "fault"
 
 documents: $(VENV)/.test ## Generate what is generated: JSON Schemas, AsyncAPI
 	$(BIN)/python tools/generate_contract.py

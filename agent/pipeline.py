@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 
 from agent.judge import Judge
 from agent.timeline import anchors_of
-from gateway.store import Store, StoreError
+from gateway.store import Store, StoreDamaged, StoreError
 from protocols.contract import AlertBody
 from protocols.reading import Reading
 
@@ -99,6 +99,8 @@ class Pipeline:
         steps, self._steps = self._steps, []
         try:
             await self._store(lambda store: store.commit(readings, steps))
+        except StoreDamaged:
+            raise  # the service opens it anew; what was not committed was not accepted
         except StoreError as error:
             self._keep(readings, steps, error)
             return

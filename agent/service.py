@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import logging
+import math
 import signal
 from collections.abc import Callable
 from typing import Final, NoReturn, TypeVar
@@ -17,7 +18,7 @@ from gateway.bus import Bus
 from gateway.clock import Clock
 from gateway.meters import MeterReader
 from gateway.owner import OwnerThread
-from gateway.store import Store, StoreError
+from gateway.store import Store, StoreDamaged, StoreError
 from gateway.store_recovery import open_store
 from gateway.systemd import Notifier
 from gateway.ulid import new_ulid
@@ -33,6 +34,12 @@ STORE_BYTES_MAX: Final = 512 * 1024 * 1024
 # Readings stay at least so long, and at least twice the longest window: the rules are rebuilt from them.
 HISTORY_MS_MIN: Final = 3 * 86_400_000
 HOUSEKEEPING_S: Final = 600.0
+
+
+def history_readings(config: Config) -> int:
+    """Return how many readings cover the time that the rules look back, at the pace of this configuration."""
+    keep_ms = max([HISTORY_MS_MIN, *(2 * meter.detection.window_ms for meter in config.meters)])
+    return math.ceil(sum(keep_ms / (1000 * meter.poll_every_s) for meter in config.meters))
 
 
 class StoreThread:
@@ -83,12 +90,21 @@ class Service:
 
         Raises StoreError where no store can be opened. Anything else that ends it is a bug of ours.
         """
-        store = await self._open_store()
+        while not await self._run_on(await self._open_store()):
+            log.error("store_reopened: the file was found damaged while in use; what can be read of it is saved")
+        log.info("agent_stopped")
+
+    async def _run_on(self, store: StoreThread) -> bool:
+        """Work on a store; return True when asked to stop, False when the store turns out damaged."""
+        sound = True
         try:
             await self._work(store)
+        except* StoreDamaged as damage:
+            log.error("store_damaged: %s", damage.exceptions[0])
+            sound = False
         finally:
             await store.close()
-            log.info("agent_stopped")
+        return sound
 
     async def _work(self, store: StoreThread) -> None:
         config = self._config
@@ -192,11 +208,10 @@ class Service:
 
     async def _housekeeping(self, store: StoreThread) -> NoReturn:
         """Forget readings that no rule needs any more, and keep the store within its quota."""
-        keep_ms = max([HISTORY_MS_MIN, *(2 * meter.detection.window_ms for meter in self._config.meters)])
+        keep = history_readings(self._config)
         while True:
-            before_wall_ms = self._clock.now().wall_ms - keep_ms
             try:
-                await store(lambda store, before=before_wall_ms: store.forget(before_wall_ms=before))  # type: ignore[misc]
+                await store(lambda store: store.forget(keep_newest=keep))
                 dropped = await store(lambda store: store.make_room(bytes_max=STORE_BYTES_MAX))
                 if dropped:
                     log.error(

@@ -1,6 +1,7 @@
 """What `check` and `status` print for people."""
 
 import datetime
+import zoneinfo
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -39,19 +40,21 @@ def print_status(status: Status) -> None:
     """Print the state of the agent."""
     console = Console()
     running = Text("running 运行中", "green") if status.running else Text("not running 未运行", "red")
-    console.print(Text.assemble((status.gateway, "bold"), "  ", running, f"  {_local(status.at)}"))
+    console.print(Text.assemble((status.gateway, "bold"), "  ", running, f"  {_local(status.at, status.timezone)}"))
     register = Column("register 读数 m³", justify="right")
     table = Table("meter 水表", "state 状态", register, "read 读于", "last poll 最近一次")
     for meter in status.meters:
         table.add_row(*_meter_row(meter))
     console.print(table)
     for name, stream in status.outbox.items():
-        console.print(_stream_line(name, stream))
+        console.print(_stream_line(name, stream, status.timezone), soft_wrap=True)
     if status.not_understood:
         console.print(Text(f"{status.not_understood} messages were stored by the county but not understood", "red"))
     for alert in status.open_alerts:
         colour = "red" if alert.level == "red" else "yellow"
-        console.print(Text(f"{alert.level}: {alert.kind} {alert.meter} since {_local(alert.since)}", colour))
+        console.print(
+            Text(f"{alert.level}: {alert.kind} {alert.meter} since {_local(alert.since, status.timezone)}", colour)
+        )
     if not status.open_alerts:
         console.print("no open alerts 无未解除告警")
 
@@ -65,17 +68,17 @@ def _meter_row(meter: MeterStatus) -> tuple[str, Text, str, str, Text]:
     return meter.meter, Text(text, colour), volume, _age(meter.value_age_s), reason
 
 
-def _stream_line(name: str, stream: StreamReport) -> Text:
+def _stream_line(name: str, stream: StreamReport, timezone: str) -> Text:
     waiting = Text(f"{stream.waiting} waiting 待确认", "yellow" if stream.waiting else "green")
     acked = f"acknowledged up to {stream.acked_seq} of {stream.last_seq}"
-    return Text.assemble(f"{name}: ", waiting, f", {acked}, last at {_local(stream.acked_at) or 'never'}")
+    return Text.assemble(f"{name}: ", waiting, f", {acked}, last at {_local(stream.acked_at, timezone) or 'never'}")
 
 
-def _local(instant: str | None) -> str:
-    """Return an instant in the machine's own time zone, to the second."""
+def _local(instant: str | None, timezone: str) -> str:
+    """Return an instant in the gateway's time zone, to the second."""
     if instant is None:
         return ""
-    return f"{datetime.datetime.fromisoformat(instant).astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"{datetime.datetime.fromisoformat(instant).astimezone(zoneinfo.ZoneInfo(timezone)):%Y-%m-%d %H:%M:%S}"
 
 
 def _age(seconds: int | None) -> str:

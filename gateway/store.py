@@ -279,11 +279,14 @@ class Store:
 
     # -- space ------------------------------------------------------------------------------------------------------
 
-    def forget(self, *, before_wall_ms: int) -> int:
-        """Delete acknowledged readings that were taken before an instant; return how many. Raises StoreError."""
+    def forget(self, *, keep_newest: int) -> int:
+        """Delete acknowledged readings that are not among the newest so many; return how many. Raises StoreError.
+
+        They are counted, not dated: a wall clock that leaps ahead must not make the whole history old.
+        """
         forgotten = 0
         while True:
-            step = self._write("old readings cannot be deleted", lambda: store_space.forget(self._db, before_wall_ms))
+            step = self._write("old readings cannot be deleted", lambda: store_space.forget(self._db, keep_newest))
             forgotten += step
             if step < store_space.READINGS_PER_DELETE_MAX:
                 break

@@ -47,13 +47,14 @@ def bytes_used(db: sqlite_utils.Database) -> int:
     return (_pragma(db, "page_count") - _pragma(db, "freelist_count")) * _pragma(db, "page_size")
 
 
-def forget(db: sqlite_utils.Database, before_wall_ms: int) -> int:
-    """Delete some readings that were taken before an instant and are acknowledged; return how many."""
+def forget(db: sqlite_utils.Database, keep_newest: int) -> int:
+    """Delete some readings that are acknowledged and not among the newest; return how many."""
     return int(
         db.execute(
-            "delete from reading where id in (select id from reading where wall_ms < ? and id < coalesce("
-            "(select min(first_id) from telemetry where dropped is null), 9e18) order by id limit ?)",
-            [before_wall_ms, READINGS_PER_DELETE_MAX],
+            "delete from reading where id in (select id from reading where id <= (select max(id) from reading) - ?"
+            " and id < coalesce((select min(first_id) from telemetry where dropped is null), 9e18)"
+            " order by id limit ?)",
+            [keep_newest, READINGS_PER_DELETE_MAX],
         ).rowcount
     )
 

@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from protocols.errors import Garbled, NoResponse, UsageError, WrongAnswer
+from protocols.errors import DUMP_BYTES_MAX, Garbled, NoResponse, UsageError, WrongAnswer
 
 START: Final = 0x68
 END: Final = 0x16
@@ -265,7 +265,7 @@ class AnswerReader:
             if frame != self._request.frame:
                 fault = self._request.mismatch(frame) or "a frame within a damaged one"
                 raise WrongAnswer(f"answered by {fault}")
-        raise Garbled(f"{len(heard)} bytes, no valid frame: {heard.hex(' ').upper()}")
+        raise Garbled(f"{len(heard)} bytes, no valid frame: {heard[:DUMP_BYTES_MAX].hex(' ').upper()}")
 
     def _search(self) -> bytes | None:
         while True:

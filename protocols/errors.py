@@ -3,6 +3,8 @@
 Portable: also runs on MicroPython.
 """
 
+DUMP_BYTES_MAX = 40  # of garbage in a message: enough to recognise it by, little enough for one line
+
 
 class ShuiwangError(Exception):
     """Base of every error that shuiwang raises on purpose. Anything else is a bug of ours."""

@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from protocols.errors import Garbled, NoResponse, UsageError, WrongAnswer
+from protocols.errors import DUMP_BYTES_MAX, Garbled, NoResponse, UsageError, WrongAnswer
 
 SHORT_START: Final = 0x10
 LONG_START: Final = 0x68
@@ -287,7 +287,7 @@ class AnswerReader:
             if frame != self._request.frame:
                 fault = self._request.mismatch(frame) or "a frame within a damaged one"
                 raise WrongAnswer(f"answered by {fault}")
-        raise Garbled(f"{len(heard)} bytes, no valid frame: {heard.hex(' ').upper()}")
+        raise Garbled(f"{len(heard)} bytes, no valid frame: {heard[:DUMP_BYTES_MAX].hex(' ').upper()}")
 
     def _search(self) -> bytes | None:
         while self._start < len(self._buffer):

@@ -11,7 +11,7 @@ Serial Line V1.02" (RTU mode, CRC-16) and "MODBUS Application Protocol V1.1b3" (
 Portable: also runs on MicroPython.
 """
 
-from protocols.errors import Garbled, MeterRefused, NoResponse, UsageError, WrongAnswer
+from protocols.errors import DUMP_BYTES_MAX, Garbled, MeterRefused, NoResponse, UsageError, WrongAnswer
 
 READ_HOLDING_REGISTERS = 3
 READ_INPUT_REGISTERS = 4
@@ -163,7 +163,7 @@ class ResponseReader:
         stranger = self._stranger()
         if stranger:
             raise WrongAnswer("answered by " + stranger)
-        raise Garbled(f"{len(self.buffer)} bytes, no valid frame: {hex_dump(self.buffer)}")
+        raise Garbled(f"{len(self.buffer)} bytes, no valid frame: {hex_dump(self.buffer[:DUMP_BYTES_MAX])}")
 
     def _bytes_at(self, start: int, length: int) -> bytes:
         """Return so many bytes of the buffer, fewer where it ends before."""

@@ -12,7 +12,7 @@ import re
 from typing import Final
 
 from protocols import modbus
-from protocols.errors import Garbled, NoResponse, WrongAnswer
+from protocols.errors import DUMP_BYTES_MAX, Garbled, NoResponse, WrongAnswer
 
 _FRAME: Final = re.compile(rb":((?:[0-9A-F]{2}){3,255})\r\n")
 _END: Final = b"\r\n"
@@ -98,4 +98,4 @@ class AsciiReader:
             raise WrongAnswer("answered by " + self._request.describe_stranger(self._stranger))
         if not self._buffer:
             raise NoResponse("no answer")
-        raise Garbled(f"{len(self._buffer)} bytes, no valid frame: {bytes(self._buffer)!r}")
+        raise Garbled(f"{len(self._buffer)} bytes, no valid frame: {bytes(self._buffer[:DUMP_BYTES_MAX])!r}")

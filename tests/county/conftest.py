@@ -4,13 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from mosquitto import Mosquitto  # its folder must be on the path first
+from partners.mosquitto import Mosquitto
 
 from county.receiver import Receiver
 from county.store import Store
+
+sys.path.insert(0, str(Path(__file__).parent))  # for samples.py
 
 
 @pytest.fixture

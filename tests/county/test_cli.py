@@ -15,7 +15,8 @@ from pathlib import Path
 import aiomqtt
 import pytest
 import trustme
-from mosquitto import Mosquitto, free_port
+from partners.mosquitto import Mosquitto
+from partners.processes import free_port
 from samples import COUNTY, EPISODE, GATEWAY, alert, birth, leaf_of, telemetry, will
 
 from county.errors import ExitCode

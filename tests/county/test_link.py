@@ -5,9 +5,10 @@ import ssl
 
 import aiomqtt
 import pytest
-from mosquitto import Mosquitto, free_port
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.reasoncodes import ReasonCode
+from partners.mosquitto import Mosquitto
+from partners.processes import free_port
 
 from county.errors import ConfigurationError
 from county.link import BATCH_MESSAGES_MAX, Connection, Link, LinkLost, parse_address

@@ -19,7 +19,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from partners.episodes import episode_id, step
-from readings import at, shows, silent
+from readings import shows, silent
 
 from gateway import store_file, store_schema, store_space
 from gateway.store import Store, StoreDamaged, StoreError
@@ -225,8 +225,8 @@ def test_forget_deletes_what_is_old_and_acknowledged(store):
     for hour in range(4):
         store.commit([shows("m-001", hour, hour)], [])
     store.acknowledge({Stream.TELEMETRY: 2}, wall_ms=1)
-    assert store.forget(before_wall_ms=at(1).wall_ms) == 1
-    assert store.forget(before_wall_ms=at(99).wall_ms) == 1, "what waits stays, however old"
+    assert store.forget(keep_newest=3) == 1
+    assert store.forget(keep_newest=0) == 1, "what waits stays, however old"
     assert [reading.volume_ml for reading in store.history()] == [2000, 3000]
     assert [len(message.readings) for message in store.outgoing(Stream.TELEMETRY, 0, 9)] == [1, 1]
 
@@ -234,11 +234,11 @@ def test_forget_deletes_what_is_old_and_acknowledged(store):
 def test_forget_deletes_episodes_that_are_over_and_told(store):
     store.commit([], [step(1), step(1, AlertState.CLEARED), step(2), step(3, AlertState.CLEARED)])
     store.acknowledge({Stream.ALERT: 3}, wall_ms=1)
-    store.forget(before_wall_ms=0)
+    store.forget(keep_newest=1000)
     ids = [row[0] for row in store._db.execute("select id from episode order by id")]
     assert ids == [episode_id(2), episode_id(3)]
     store.acknowledge({Stream.ALERT: 4}, wall_ms=1)
-    store.forget(before_wall_ms=0)
+    store.forget(keep_newest=1000)
     assert [row[0] for row in store._db.execute("select id from episode")] == [episode_id(2)]
 
 
@@ -287,7 +287,7 @@ def test_deleting_much_is_done_in_steps_that_the_wal_can_hold(store, tmp_path, m
     store.acknowledge({Stream.TELEMETRY: 20}, wall_ms=1)
     store._db.execute("pragma wal_checkpoint(truncate)")
     store._db.execute("pragma wal_autocheckpoint = 1")
-    assert store.forget(before_wall_ms=at(999).wall_ms) == 20 * 500
+    assert store.forget(keep_newest=0) == 20 * 500
     assert store.make_room(bytes_max=0) == 10 * 500
     assert (tmp_path / "s.db-wal").stat().st_size < 60 * 4096
 
@@ -337,15 +337,12 @@ class StoreModel(RuleBasedStateMachine):
         else:
             assert moved == {}
 
-    @rule(hours=st.integers(0, 20))
-    def forget(self, hours):
-        before = at(self.hour - hours).wall_ms
+    @rule(keep=st.integers(0, 20))
+    def forget(self, keep):
         old = [
-            (seq, reading)
-            for seq, reading in self.history
-            if reading.at.wall_ms < before and seq <= self.acked[Stream.TELEMETRY]
+            item for item in self.history[: max(0, len(self.history) - keep)] if item[0] <= self.acked[Stream.TELEMETRY]
         ]
-        assert self.store.forget(before_wall_ms=before) == len(old)
+        assert self.store.forget(keep_newest=keep) == len(old)
         self.history = [item for item in self.history if item not in old]
 
     @rule()
@@ -436,7 +433,7 @@ WRITES = {
         wall_ms=5,
         not_understood=[NotUnderstood(stream=Stream.ALERT, seq=1, reason="?")],
     ),
-    "forget": lambda store: store.forget(before_wall_ms=at(99).wall_ms),
+    "forget": lambda store: store.forget(keep_newest=0),
     "make_room": lambda store: store.make_room(bytes_max=0),
     "adopt": lambda store: store.adopt([shows("m-011", 60, 1)], [step(11)]),
 }
@@ -483,7 +480,7 @@ def test_reading_a_closed_store_is_a_store_error(store):
         lambda: store.acknowledge({Stream.ALERT: 1}, wall_ms=1),
         *(store.open_episodes, store.last_readings, store.last_values, store.set_aside_count, store.bytes_used),
         lambda: store.make_room(bytes_max=0),
-        lambda: store.forget(before_wall_ms=0),
+        lambda: store.forget(keep_newest=1000),
     ]
     for call in calls:
         with pytest.raises(StoreError) as caught:
@@ -580,7 +577,7 @@ def test_a_disk_that_others_fill_is_lived_with_in_the_space_that_the_store_has(s
             store.commit(cycle(number), [step(number)])
             store.acknowledge({Stream.ALERT: number + 1}, wall_ms=1)
             if number % 2 == 1:  # housekeeping comes every 10 minutes
-                store.forget(before_wall_ms=0)
+                store.forget(keep_newest=1000)
                 store.make_room(bytes_max=10**9)
                 fill(small_disk)
         assert len(list(store.history())) > 30 * 200, "no more is dropped than the space asks for"

@@ -1,0 +1,81 @@
+"""What the service does around its parts."""
+
+from agent import config
+from agent.service import Heartbeat, Service, history_readings
+from gateway.clock import SystemClock
+from gateway.store import StoreDamaged
+
+TEXT = """
+[gateway]
+id = "g-1"
+county = "shenxian"
+data_dir = "data"
+
+[broker]
+url = "mqtt://127.0.0.1:1"
+
+[[bus]]
+name = "b"
+port = "/dev/null"
+
+[[meter]]
+id = "m-1"
+bus = "b"
+profile = "usw-dn15-40"
+address = "1"
+
+[[meter]]
+id = "m-2"
+bus = "b"
+profile = "usw-dn15-40"
+address = "2"
+poll_every_s = 60
+[meter.detection]
+window_h = 48
+"""
+
+
+class Notifications:
+    def __init__(self):
+        self.said = []
+
+    def alive(self):
+        self.said.append("alive")
+
+
+def settings(folder):
+    path = folder / "shuiwang.toml"
+    path.write_text(TEXT, encoding="utf-8")
+    return config.load(path)
+
+
+def test_the_watchdog_is_fed_only_when_every_bus_has_passed():
+    notifications = Notifications()
+    heartbeat = Heartbeat({"a", "b"}, notifications)
+    for _ in range(5):
+        heartbeat.passed("a")
+    assert notifications.said == []
+    heartbeat.passed("b")
+    heartbeat.passed("b")
+    assert notifications.said == ["alive"]
+
+
+def test_the_history_covers_twice_the_longest_window_at_the_pace_of_the_meters(tmp_path):
+    four_days_s = 2 * 48 * 3600
+    assert history_readings(settings(tmp_path)) == four_days_s // 300 + four_days_s // 60
+
+
+async def test_a_store_that_is_damaged_while_in_use_is_opened_again(tmp_path, monkeypatch, caplog):
+    service = Service(settings(tmp_path), clock=SystemClock(), notifier=Notifications())
+    epochs = []
+
+    async def work(store):
+        epochs.append(store.epoch)
+        if len(epochs) == 1:
+            raise ExceptionGroup("tasks", [StoreDamaged("database disk image is malformed")])
+
+    monkeypatch.setattr(service, "_work", work)
+    await service.run()
+    assert len(epochs) == 2
+    assert "store_damaged" in caplog.text
+    assert "store_reopened" in caplog.text
