@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import faulthandler
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
 import typer
+from typer.core import TyperGroup
 
 from agent import logs
 from agent.exit_codes import ExitCode
@@ -17,7 +19,34 @@ if TYPE_CHECKING:
     from agent.settings import Config
     from gateway.clock import Clock
 
+# Which module has the Typer app with each of the technician's commands. `shuiwang run` never imports them.
+TECHNICIAN = {
+    "read": "agent.technician.cli",
+    "decode": "agent.technician.cli",
+    "profiles": "agent.technician.profiles_cli",
+    "scan": "agent.technician.field_cli",
+    "sniff": "agent.technician.field_cli",
+    "record": "agent.technician.field_cli",
+    "replay": "agent.technician.field_cli",
+    "doctor": "agent.technician.field_cli",
+}
+
+
+class _Commands(TyperGroup):
+    """Our commands, and the technician's, which are imported when one of them is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *TECHNICIAN]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in TECHNICIAN:
+            return super().get_command(ctx, cmd_name)
+        group: Any = typer.main.get_command(importlib.import_module(TECHNICIAN[cmd_name]).app)
+        return group.get_command(ctx, cmd_name)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -112,7 +141,7 @@ def simulate(
     village: Annotated[Path, typer.Argument(help="The village: meters, their line, and how water is used (TOML).")],
     fast_clock: FastClockOption = None,
 ) -> None:
-    """Simulate the meters of a village on a pseudo-terminal; prints the port to put into `[[bus]]`.
+    """Simulate the meters of a village on a pseudo-terminal; prints the port for the bus table of a configuration.
 
     Example: shuiwang simulate docs/village.example.toml
     """

@@ -19,6 +19,7 @@ class ExitCode(enum.IntEnum):
     BROKER = 7, "The broker cannot be reached, or it refuses the connection."
     DEMO_FAILED = 8, "The demo ran, but an alert did not arrive as it must."
     NO_READING = 9, "The port is fine, but no meter gave a reading, or the given frames hold none."
+    DIFFERENT = 10, "A capture was replayed and comes out otherwise than it was recorded."
 
     def __new__(cls, code: int, meaning: str) -> Self:
         """Make a member that is the number `code` and carries its meaning."""

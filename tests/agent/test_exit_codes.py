@@ -15,6 +15,7 @@ def test_codes_never_change_their_number():
         "BROKER": 7,
         "DEMO_FAILED": 8,
         "NO_READING": 9,
+        "DIFFERENT": 10,
     }
 
 

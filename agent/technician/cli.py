@@ -1,0 +1,357 @@
+"""The technician's commands: their options and their help. What they do is imported when it is done."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import msgspec
+import typer
+from typer.core import TyperCommand
+
+from agent.exit_codes import ExitCode
+from protocols.errors import ProfileError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from agent.settings import Config
+    from agent.technician.reading import Plan, Report, Station
+    from agent.technician.words import Words
+    from protocols.profile import Profile
+
+app = typer.Typer()
+WATCH_EVERY_S_DEFAULT = 5.0
+FILE_BYTES_MAX = 1024 * 1024
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
+PortOption = Annotated[
+    str | None, typer.Option("--port", "-p", metavar="PORT", help="/dev/ttyUSB0, socket://host:port, rfc2217://…")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", "-a", help="Modbus: 1-247; CJ/T 188: 14 digits of the label. 表号"),
+]
+BaudrateOption = Annotated[int | None, typer.Option("--baudrate", "-b", min=50, help="Default: the profile's. 波特率")]
+ParityOption = Annotated[str | None, typer.Option("--parity", help="N, E or O. 校验位")]
+StopBitsOption = Annotated[int | None, typer.Option("--stop-bits", min=1, max=2, help="1 or 2. 停止位")]
+TimeoutOption = Annotated[
+    int | None, typer.Option("--timeout-ms", min=10, max=10_000, help="How long the meter may think. 超时")
+]
+
+
+class _ReadCommand(TyperCommand):
+    """Lets `--watch` stand alone or take a number of seconds."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Complete a `--watch` that no number follows."""
+        completed: list[str] = []
+        for index, argument in enumerate(args):
+            following = args[index + 1] if index + 1 < len(args) else ""
+            bare = argument in {"--watch", "-w"} and not following.replace(".", "", 1).isdecimal()
+            completed += [argument, f"{WATCH_EVERY_S_DEFAULT:g}"] if bare else [argument]
+        return super().parse_args(ctx, completed)
+
+
+@app.command(cls=_ReadCommand)
+def read(
+    meter: Annotated[str | None, typer.Argument(help="With -c: the meter's id, or its address. 表号")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The configuration that knows meter and line. 配置文件")
+    ] = None,
+    port: PortOption = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="A name of `shuiwang profiles`, or a file. 型号")
+    ] = None,
+    address: AddressOption = None,
+    baudrate: BaudrateOption = None,
+    parity: ParityOption = None,
+    stop_bits: StopBitsOption = None,
+    timeout_ms: TimeoutOption = None,
+    retries: Annotated[int | None, typer.Option("--retries", min=0, max=5, help="Repeats after silence. 重试")] = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(
+            "--watch",
+            "-w",
+            metavar="[SECONDS]",
+            min=0.2,
+            max=3600,
+            help="Read again and again (every 5 s if not said), with differences and flow; Ctrl-C ends it. 连续读",
+        ),
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Read one meter now: its value, and the frames that prove it. Never writes to a meter. 读一块表
+
+    A meter of the configuration:
+
+        shuiwang read -c shuiwang.toml m-001
+
+    A meter at the pit, without configuration:
+
+        shuiwang read --port /dev/ttyUSB0 --profile cjt188-water --address 00002020120218
+
+    Is water running? Every two seconds, with the flow:
+
+        shuiwang read -c shuiwang.toml m-001 --watch 2
+
+    Exit code 0: a value; 9: none; 6: the port cannot be used (the service may hold it).
+    """
+    from gateway.clock import SystemClock
+
+    if config is not None:
+        given = [port, profile, address, baudrate, parity, stop_bits]
+        if any(option is not None for option in given):
+            fail(ExitCode.USAGE, "-c FILE METER knows port, profile, address and line; leave these options out")
+        settings = _load_config(config)
+        plan = _plan_from_config(settings, meter, timeout_ms=timeout_ms, retries=retries)
+        _refuse_while_service_runs(settings, plan)
+    else:
+        if meter is not None:
+            fail(ExitCode.USAGE, f"{meter!r} needs -c FILE; or give --port, --profile and --address")
+        plan = _plan_from_options(port, profile, address, baudrate, parity, stop_bits, timeout_ms, retries)
+    from agent.technician.reading import Station
+
+    station = Station(plan, clock=SystemClock())
+    try:
+        if watch is None:
+            _read_once(station, as_json=as_json)
+        else:
+            _watch(station, every_s=watch, as_json=as_json)
+    except KeyboardInterrupt:
+        fail(ExitCode.NO_READING, "stopped 已中断")
+    finally:
+        station.close()
+
+
+@app.command()
+def decode(
+    text: Annotated[list[str] | None, typer.Argument(metavar="HEX…", help="The bytes; absent: stdin.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="A file with the bytes: hex dump or log. 文件")
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="Say the exact volume as this profile reads it. 型号")
+    ] = None,
+    request: Annotated[
+        str | None, typer.Option("--request", metavar="HEX", help="The request that the bytes answer. 请求帧")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain frames byte by byte: Modbus RTU, CJ/T 188, M-Bus; several at once, with noise, echo, damage. 解码
+
+    Spaces, commas, 0x, hexdump -C, xxd and logs with >> << or TX RX are all understood.
+
+        shuiwang decode FE FE FE 68 10 18 02 12 20 20 00 00 01 03 90 1F 00 97 16
+
+        shuiwang decode --request 110302040004 --profile usw-dn15-40 1103080000 00000001F0891571
+
+        xxd capture.bin | shuiwang decode
+
+    Exit code 0: at least one sound frame; 9: none; 2: not hexadecimal.
+    """
+    from agent.technician import decoding, hextext, views_decoding
+
+    loaded = load_profile(profile) if profile is not None else None
+    try:
+        chunks = hextext.parse(_text_of(text or [], file))
+        asked = b"".join(chunk.data for chunk in hextext.parse(request)) if request is not None else b""
+    except hextext.NoHex as error:
+        fail(ExitCode.USAGE, str(error))
+    result = decoding.decode(chunks, profile=loaded, request=decoding.completed(asked))
+    if as_json:
+        print_json(views_decoding.as_json(result))
+    else:
+        views_decoding.show(result, new_console(), has_profile=loaded is not None)
+    if not result.frames or (loaded and not any(volume.measurement for volume in result.volumes)):
+        raise typer.Exit(ExitCode.NO_READING)
+
+
+def _load_config(path: Path) -> "Config":
+    from agent.config import ConfigError, load
+
+    try:
+        return load(path)
+    except (ConfigError, ProfileError) as error:
+        fail(ExitCode.CONFIGURATION, str(error))
+
+
+def load_profile(name: str) -> "Profile":
+    """Return a profile by name or path; ends the command where there is none."""
+    from protocols.profile import load
+
+    try:
+        return load(name)
+    except ProfileError as error:
+        fail(ExitCode.CONFIGURATION, str(error))
+
+
+def _plan_from_config(settings: "Config", meter: str | None, *, timeout_ms: int | None, retries: int | None) -> "Plan":
+    from agent.technician.reading import NoSuchMeter, plan_from_config
+
+    try:
+        plan = plan_from_config(settings, meter)
+    except NoSuchMeter as error:
+        fail(ExitCode.USAGE, str(error))
+    return msgspec.structs.replace(
+        plan,
+        timeout_ms=plan.timeout_ms if timeout_ms is None else timeout_ms,
+        retries=plan.retries if retries is None else retries,
+    )
+
+
+def _plan_from_options(
+    port: str | None,
+    profile: str | None,
+    address: str | None,
+    baudrate: int | None,
+    parity: str | None,
+    stop_bits: int | None,
+    timeout_ms: int | None,
+    retries: int | None,
+) -> "Plan":
+    from agent.technician.reading import Plan
+    from gateway.line import LineSettings
+
+    options = (("--port", port), ("--profile", profile), ("--address", address))
+    missing = [name for name, value in options if value is None]
+    if missing or port is None or profile is None or address is None:
+        fail(ExitCode.USAGE, f"give {', '.join(missing)}; or -c FILE METER 请给出以上选项，或 -c 配置 表号")
+    loaded = load_profile(profile)
+    try:
+        parsed = loaded.parse_address(address)
+    except ProfileError as error:
+        fail(ExitCode.USAGE, f"--address {address!r}: {error}")
+    return Plan(
+        meter=address,
+        line=LineSettings(
+            name="read",
+            port=port,
+            baudrate=baudrate or loaded.line.baudrate,
+            parity=parity_of(parity) or loaded.line.parity,
+            stop_bits=stop_bits or loaded.line.stop_bits,
+        ),
+        profile=loaded,
+        address=parsed,
+        address_text=address,
+        timeout_ms=loaded.timing.timeout_ms if timeout_ms is None else timeout_ms,
+        retries=loaded.timing.retries if retries is None else retries,
+    )
+
+
+def parity_of(text: str | None) -> str | None:
+    """Return N, E or O; ends the command for anything else."""
+    if text is not None and text.upper() not in {"N", "E", "O"}:
+        fail(ExitCode.USAGE, f"--parity {text!r}: write N, E or O 写 N、E 或 O")
+    return text.upper() if text else None
+
+
+def _refuse_while_service_runs(settings: "Config", plan: "Plan") -> None:
+    """End the command where the service polls this line: two masters on one line garble each other."""
+    from agent.technician.advice import service_advice
+    from gateway.lock import is_locked
+
+    if is_locked(settings.gateway.data_dir):
+        fail(
+            ExitCode.PORT,
+            f"the service runs and polls {plan.line.port} (data_dir {settings.gateway.data_dir})"
+            f" 水望服务正在运行并占用该线路",
+            service_advice(),
+        )
+
+
+def _read_once(station: "Station", *, as_json: bool) -> None:
+    from agent.technician import views_reading
+
+    report = _read_with_patience(station, as_json=as_json)
+    if as_json:
+        print_json(views_reading.as_json(report))
+    elif report.error is None or report.frames:
+        views_reading.show(report, new_console())
+    else:
+        views_reading.show(report, new_console(stderr=True))
+    if report.error is not None:
+        raise typer.Exit(_code_of(report))
+
+
+def _read_with_patience(station: "Station", *, as_json: bool) -> "Report":
+    """Read; on a terminal say meanwhile that we do."""
+    console = new_console(stderr=True)
+    if as_json or not console.is_terminal:
+        return station.read()
+    plan = station.plan
+    with console.status(f"reading 正在读 {plan.line.port} {plan.line_text}, {plan.timeout_ms} ms × {plan.retries + 1}"):
+        return station.read()
+
+
+def _code_of(report: "Report") -> ExitCode:
+    return ExitCode.PORT if report.error is not None and report.error.reason == "port_lost" else ExitCode.NO_READING
+
+
+def _watch(station: "Station", *, every_s: float, as_json: bool) -> None:
+    """Read until Ctrl-C. The exit code says whether there was any value."""
+    from agent.technician import views_reading
+    from agent.technician.watching import Watch
+
+    console = new_console()
+    watch = Watch(station, every_s=every_s)
+    try:
+        for report, since_last, since_first in watch.reports():
+            if as_json:
+                typer.echo(msgspec.json.encode(views_reading.as_json(report, since_last)).decode())
+            elif watch.readings + watch.missed == 1:
+                views_reading.show(report, console)
+                console.print()
+            else:
+                console.print(views_reading.watch_line(report, since_last, since_first))
+            if report.error is not None and report.error.reason == "port_lost" and not watch.readings:
+                raise typer.Exit(ExitCode.PORT)
+    except KeyboardInterrupt:
+        pass
+    if not as_json:
+        console.print()
+        console.print(views_reading.watch_summary(watch.readings, watch.missed, watch.total))
+    if not watch.readings:
+        raise typer.Exit(ExitCode.NO_READING)
+
+
+def _text_of(arguments: list[str], file: Path | None) -> str:
+    """Return the text to decode: of the arguments, a file, or stdin."""
+    if file is not None and arguments:
+        fail(ExitCode.USAGE, "give either HEX or --file")
+    if arguments:
+        return " ".join(arguments)
+    if file is None:
+        if sys.stdin.isatty():
+            typer.echo("paste the bytes, then Ctrl-D 粘贴数据后按 Ctrl-D:", err=True)
+        return sys.stdin.buffer.read(FILE_BYTES_MAX).decode(errors="replace")
+    try:
+        with file.open("rb") as stream:
+            return stream.read(FILE_BYTES_MAX).decode(errors="replace")
+    except OSError as error:
+        fail(ExitCode.USAGE, f"{file}: {error.strerror}")
+
+
+def new_console(*, stderr: bool = False) -> "Console":
+    """Return where text for people goes; colours only on a terminal."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=False)
+
+
+def print_json(value: object) -> None:
+    """Print a value for programs."""
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def fail(code: ExitCode, message: str, advice: "list[Words] | None" = None) -> NoReturn:
+    """End the command with a code, a word to stderr, and what to do."""
+    typer.echo(message, err=True)
+    if advice:
+        from agent.technician import views_reading
+        from agent.technician.words import Words
+
+        new_console(stderr=True).print(views_reading.advices(advice, title=Words("怎么办", "how to go on")))
+    raise typer.Exit(code)

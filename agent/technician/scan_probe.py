@@ -1,0 +1,267 @@
+"""Asking into a line whose meters are unknown: who speaks when an address is asked? Sends requests to read, no others.
+
+An answer names its meter in all three protocols, so a late one is no trap here: it is found all the same.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from agent.technician.cutting import Cutter
+from agent.technician.scan_plan import GAP_S
+from gateway.line import LineSettings, open_port
+from protocols import cjt188, cjt188_data, mbus, mbus_search, modbus
+from protocols.cjt188_data import DiOrder
+from protocols.errors import Garbled, PortLost, ShuiwangError
+from protocols.profile import Profile
+from protocols.registers import ModbusSpec
+
+# Answers come in one go; an adapter stalls for 16 ms (FTDI), a busy box for a little longer.
+ANSWER_ENDS_S: Final = 0.05
+# More than any answer; a line that babbles must not hold us.
+HEARD_BYTES_MAX: Final = 1024
+# Where each further digit only brings more collisions the line is noisy, or meters have the same identity.
+SEARCH_QUERIES_WITHOUT_FIND_MAX: Final = 120
+# Any meter: its address (two orders of the identifier), its total (two orders). Some know only the latter.
+_ANY_CJT188: Final = (
+    (cjt188.READ_ADDRESS, cjt188_data.ADDRESS, DiOrder.HIGH_FIRST, cjt188.ANY_TYPE),
+    (cjt188.READ_ADDRESS, cjt188_data.ADDRESS, DiOrder.LOW_FIRST, cjt188.ANY_TYPE),
+    (cjt188.READ_DATA, cjt188_data.CURRENT, DiOrder.HIGH_FIRST, 0x10),
+    (cjt188.READ_DATA, cjt188_data.CURRENT, DiOrder.LOW_FIRST, 0x10),
+)
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """Who answered, and what was heard that named nobody."""
+
+    speakers: tuple[str, ...] = ()
+    garbled: bytes = b""
+    identities: tuple[str, ...] = ()  # of M-Bus meters among the speakers, also where they spoke by primary address
+
+
+class AnotherMaster(ShuiwangError):
+    """A request was heard that we did not send; nothing more is sent."""
+
+    def __init__(self, request: bytes) -> None:
+        super().__init__(request.hex(" ").upper())
+        self.request = request
+
+
+class Probe:
+    """An open port. Not `gateway.line.Line`: that waits for one meter's answer, this one listens for anybody's."""
+
+    def __init__(
+        self,
+        line: LineSettings,
+        *,
+        is_forced: bool = False,
+        opener: Callable[[LineSettings], Any] = open_port,
+        monotonic: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Open the port. With `is_forced`, other masters are not minded. Raises PortLost."""
+        self.line = line
+        self.requests = 0
+        self._is_forced = is_forced
+        self._monotonic = monotonic
+        self._pause = pause
+        self._serial = 0
+        try:
+            self._port = opener(line)
+        except (OSError, ValueError) as error:
+            raise PortLost(f"{line.port}: {error}") from error
+
+    def next_serial(self) -> int:
+        """Return a new SER for CJ/T 188."""
+        self._serial = (self._serial + 1) & 0xFF
+        return self._serial
+
+    def ask(self, request: bytes, *, timeout_ms: int) -> bytes:
+        """Send a request; return what comes until the line is silent again, our own echo left out.
+
+        Raises PortLost, and AnotherMaster before or after sending.
+        """
+        try:
+            self._mind_masters(self._read_waiting(), request)
+            self._pause(max(self.line.silence_s, GAP_S))
+            self._port.write(request)
+            self.requests += 1
+            heard = self._listen(request, len(request) * self.line.byte_s + timeout_ms / 1000)
+        except OSError as error:
+            raise PortLost(f"{self.line.port}: {error}") from error
+        heard = heard.removeprefix(request)
+        self._mind_masters(heard, request)
+        return heard
+
+    def close(self) -> None:
+        """Let go of the port."""
+        try:
+            self._port.close()
+        except OSError:
+            pass  # it is gone already
+
+    def _listen(self, request: bytes, silent_s: float) -> bytes:
+        heard = bytearray()
+        silent_at = self._monotonic() + silent_s
+        while len(heard) < HEARD_BYTES_MAX:
+            data = self._port.read(max(1, self._port.in_waiting))
+            now_s = self._monotonic()
+            if data:
+                heard += data
+                if not request.startswith(heard) and heard != request:
+                    silent_at = now_s + ANSWER_ENDS_S
+            elif now_s >= silent_at:
+                break
+        return bytes(heard)
+
+    def _read_waiting(self) -> bytes:
+        waiting = self._port.in_waiting
+        return self._port.read(waiting) if waiting else b""
+
+    def _mind_masters(self, heard: bytes, request: bytes) -> None:
+        for frame in requests_in(heard, self.line):
+            if frame not in request and not self._is_forced:
+                raise AnotherMaster(frame)
+
+
+def requests_in(heard: bytes, line: LineSettings) -> list[bytes]:
+    """Return the sound frames in some bytes that only a master sends."""
+    return [data for protocol, data in _frames(heard, line) if _is_request(protocol, data)]
+
+
+def ask(probe: Probe, protocol: str, address: str, *, timeout_ms: int, profiles: Sequence[Profile]) -> Heard:
+    """Ask one address of a protocol, in all the ways that are needed. Raises PortLost, AnotherMaster."""
+    if protocol == "modbus":
+        return _ask_modbus(probe, int(address), timeout_ms, profiles)
+    if protocol == "cjt188":
+        return _ask_cjt188(probe, address, timeout_ms)
+    frame = mbus.Frame(control=mbus.REQUEST_DATA | mbus.FRAME_COUNT_BIT, address=int(address))
+    return heard_mbus(probe.ask(frame.encode(), timeout_ms=timeout_ms), address, probe.line)
+
+
+def search(probe: Probe, *, timeout_ms: int, tell: Callable[[float], None]) -> Heard:
+    """Find all M-Bus meters by their identities; `tell` is given how much is decided, 0 to 1. Raises PortLost."""
+    running = mbus_search.Search()
+    queries = running.queries()
+    query = next(queries)
+    fruitless = 0
+    while True:
+        heard = _answer_to(probe, query, timeout_ms=timeout_ms)
+        if heard is mbus_search.Heard.SILENCE:  # a disturbed selection would hide a meter: ask again
+            heard = _answer_to(probe, query, timeout_ms=timeout_ms)
+        before = len(running.found)
+        try:
+            query = queries.send(heard)
+        except StopIteration:
+            break
+        tell(float(running.explored))
+        fruitless = fruitless + 1 if len(running.found) == before else 0
+        if fruitless > SEARCH_QUERIES_WITHOUT_FIND_MAX:
+            break
+    garbled = b"".join(mask.encode() for mask in running.unresolved)
+    found = tuple(str(identity) for identity in running.found)
+    return Heard(speakers=found, garbled=garbled, identities=found)
+
+
+def heard_modbus(heard: bytes, line: LineSettings) -> Heard:
+    """Return the units whose answers are among some bytes."""
+    units = [
+        str(data[0])
+        for protocol, data in _frames(heard, line)
+        if protocol == "modbus" and not _is_request(protocol, data)
+    ]
+    return Heard(speakers=_once(units), garbled=b"" if units else heard)
+
+
+def heard_cjt188(heard: bytes) -> Heard:
+    """Return the numbers of the meters whose answers are among some bytes."""
+    numbers = []
+    for _, frame in cjt188.find_frames(heard):
+        if not frame.is_reply:
+            continue
+        told = frame.content[::-1].hex() if frame.request_control == cjt188.READ_ADDRESS else ""
+        numbers += [number for number in (frame.address, told) if number.isdecimal() and len(number) == 14][:1]
+    return Heard(speakers=_once(numbers), garbled=b"" if numbers else heard)
+
+
+def heard_mbus(heard: bytes, asked: str, line: LineSettings) -> Heard:
+    """Return the addresses of the meters whose telegrams are among some bytes: primary, or the number where unset."""
+    names, identities = [], []
+    for protocol, data in _frames(heard, line):
+        frame = mbus.parse_frame(data) if protocol == "mbus" else None
+        if frame is None or frame.is_request:
+            continue
+        unset = frame.address not in range(1, mbus.PRIMARY_MAX + 1)
+        identities += [str(frame.identity)] if frame.identity else []
+        names.append(str(frame.identity) if unset and frame.identity else str(frame.address))
+    if not names and heard == bytes((mbus.ACKNOWLEDGEMENT,)) and int(asked) <= mbus.PRIMARY_MAX:
+        names.append(asked)  # it has nothing to say, but it is there
+    return Heard(speakers=_once(names), garbled=b"" if names else heard, identities=_once(identities))
+
+
+def _ask_modbus(probe: Probe, unit: int, timeout_ms: int, profiles: Sequence[Profile]) -> Heard:
+    request = modbus_question(profiles, unit)
+    heard = heard_modbus(probe.ask(request, timeout_ms=timeout_ms), probe.line)
+    if heard.garbled:  # a late answer of a neighbour may have run into this one
+        heard = heard_modbus(probe.ask(request, timeout_ms=2 * timeout_ms), probe.line)
+    return heard
+
+
+def modbus_question(profiles: Sequence[Profile], unit: int) -> bytes:
+    """Return the request that most known meters answer with registers. Any other says at least that it has none."""
+    blocks = Counter(
+        (profile.spec.function, block.address, block.count)
+        for profile in profiles
+        if isinstance(profile.spec, ModbusSpec)
+        for block in profile.spec.read
+    )
+    function, address, count = min(blocks, key=lambda block: (-blocks[block], block))
+    return modbus.ReadRequest(unit=unit, function=function, address=address, count=count).encode()
+
+
+def _ask_cjt188(probe: Probe, number: str, timeout_ms: int) -> Heard:
+    is_any = number == cjt188.BROADCAST
+    garbled = b""
+    for control, identifier, order, meter_type in _ANY_CJT188 if is_any else _ANY_CJT188[2:]:
+        wire = identifier.to_bytes(2, "little" if order is DiOrder.LOW_FIRST else "big")
+        frame = cjt188.Frame(
+            meter_type=meter_type, address=number, control=control, data=wire + bytes((probe.next_serial(),))
+        )
+        sent = bytes([cjt188.PREAMBLE] * 4) + frame.encode()
+        heard = heard_cjt188(probe.ask(sent, timeout_ms=timeout_ms))
+        if heard.speakers:
+            return heard
+        garbled += heard.garbled
+    return Heard(garbled=garbled)
+
+
+def _answer_to(probe: Probe, query: mbus.Request, *, timeout_ms: int) -> bytes | mbus_search.Heard:
+    heard = probe.ask(query.encode(), timeout_ms=timeout_ms)
+    if not heard:
+        return mbus_search.Heard.SILENCE
+    try:
+        return query.reader().feed(heard) or mbus_search.Heard.COLLISION
+    except Garbled:
+        return mbus_search.Heard.COLLISION
+
+
+def _frames(heard: bytes, line: LineSettings) -> list[tuple[str, bytes]]:
+    cutter = Cutter(byte_ms=line.byte_s * 1000)
+    return [(piece.protocol, piece.data) for piece in (*cutter.feed(0, heard), *cutter.finish()) if piece.protocol]
+
+
+def _is_request(protocol: str, data: bytes) -> bool:
+    if protocol == "modbus":
+        return not data[1] & 0x80 and len(data) == modbus.REQUEST_BYTES and len(data) != 5 + data[2]
+    if protocol == "cjt188":
+        frame = cjt188.parse_frame(data)
+        return frame is not None and not frame.is_reply
+    telegram = mbus.parse_frame(data)
+    return telegram is not None and telegram.is_request
+
+
+def _once(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

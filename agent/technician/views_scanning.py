@@ -1,0 +1,139 @@
+"""How a scan looks: what is asked and how long it still takes, what was found, and the table at the end."""
+
+import datetime
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from agent.technician.fits import Fit
+from agent.technician.scan_plan import Step
+from agent.technician.scanning import Found, Scan, Told
+from agent.technician.views_sniffing import PROTOCOLS, frame_line, reading
+from agent.technician.words import FLAGS, word
+from gateway.line import LineSettings
+
+FITS_SHOWN: Final = 4
+
+
+def duration(seconds: float) -> str:
+    """Return `0:42` or `9:05`."""
+    return f"{datetime.timedelta(seconds=max(0, round(seconds)))}".removeprefix("0:")
+
+
+def step_text(step: Step | None) -> str:
+    """Return what is being asked, for the progress bar."""
+    if step is None:
+        return "listening 先听"
+    line = step.line
+    return f"{line.baudrate} 8{line.parity}{line.stop_bits} {PROTOCOLS[step.protocol]}"
+
+
+def found_line(found: Found) -> Text:
+    """Return one line for one meter as soon as it is found."""
+    line = Text.assemble(("● ", "green"), (f"{PROTOCOLS[found.protocol]} {found.address}", "bold"))
+    line.append(f"  {setting(found.line)}", "dim")
+    if found.fits:
+        best = found.fits[0]
+        line.append(f"  {reading(best)}", "bold cyan")
+        line.append(f"  {best.profile}", "")
+        others = len({fit.volume_ml for fit in found.fits} - {best.volume_ml})
+        line.append(f" +{others} other readings 其他可能" if others else "", "yellow")
+    else:
+        line.append("  no profile reads it 没有合适的型号", "yellow")
+    return line
+
+
+def told_lines(told: Told, *, width: int) -> RenderableType:
+    """Return something to know, Chinese above English, and the frames that show it."""
+    colour = "bold yellow" if told.is_grave else "yellow"
+    text = Text.assemble(("! ", colour), (told.words.zh, colour), "\n  ", (told.words.en, "dim"))
+    return Group(text, *(Padding(frame_line(one, width=width - 2), (0, 0, 0, 1)) for one in told.heard))
+
+
+def table(scan: Scan) -> RenderableType:
+    """Return the table of what was found."""
+    if not scan.found:
+        return Text("no meter found 没有找到水表", "bold red")
+    rows = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("address 地址", "protocol 协议", "line 线路", "shows 读数", "profile 型号"):
+        rows.add_column(heading, overflow="fold", no_wrap=heading.startswith(("shows", "line")))
+    for one in scan.found:
+        rows.add_row(
+            Text(one.address, "bold"),
+            PROTOCOLS[one.protocol],
+            setting(one.line),
+            _values(one.fits),
+            _profiles(one),
+        )
+    ports = sorted({one.line.port for one in scan.found})
+    count = f"{len(scan.found)} {'meter' if len(scan.found) == 1 else 'meters'} 块表"
+    return Group(Text.assemble((count, "bold green"), f"  {', '.join(ports)}"), rows)
+
+
+def as_json(scan: Scan, *, is_complete: bool) -> dict[str, Any]:
+    """Return the outcome for programs."""
+    return {
+        "complete": is_complete,
+        "requests": scan.requests,
+        "found": [
+            {
+                "port": one.line.port,
+                "baudrate": one.line.baudrate,
+                "parity": one.line.parity,
+                "stop_bits": one.line.stop_bits,
+                "protocol": one.protocol,
+                "address": one.address,
+                "fits": [
+                    {"profile": fit.profile, "volume_ml": fit.volume_ml, "flags": list(fit.flags)} for fit in one.fits
+                ],
+                "reason": one.reason,
+            }
+            for one in scan.found
+        ],
+        "told": [
+            {
+                "port": told.port,
+                "zh": told.words.zh,
+                "en": told.words.en,
+                "grave": told.is_grave,
+                "frames": [{"direction": one.mark, "hex": one.data.hex(" ").upper()} for one in told.heard],
+            }
+            for told in scan.told
+        ],
+    }
+
+
+def setting(line: LineSettings) -> str:
+    """Return `9600 8N1`."""
+    return f"{line.baudrate} 8{line.parity}{line.stop_bits}"
+
+
+def _by_value(fits: Sequence[Fit]) -> dict[int, list[Fit]]:
+    by_value: dict[int, list[Fit]] = {}
+    for fit in fits:
+        by_value.setdefault(fit.volume_ml, []).append(fit)
+    return by_value
+
+
+def _values(fits: Sequence[Fit]) -> Text:
+    groups = list(_by_value(fits).values())[:FITS_SHOWN]
+    lines = [Text(reading(group[0]), "bold cyan" if index == 0 else "dim") for index, group in enumerate(groups)]
+    return Text("\n").join(lines) if lines else Text("–", "dim")
+
+
+def _profiles(found: Found) -> Text:
+    if not found.fits:
+        return Text("none 无: `shuiwang profiles new`", "yellow")
+    groups = list(_by_value(found.fits).values())
+    lines = []
+    for index, group in enumerate(groups[:FITS_SHOWN]):
+        same = f" (+{len(group) - 1})" if len(group) > 1 else ""
+        flags = "".join(f" {word(FLAGS, flag)}" for flag in group[0].flags)
+        lines.append(Text.assemble((group[0].profile + same, "" if index == 0 else "dim"), (flags, "yellow")))
+    if len(groups) > FITS_SHOWN:
+        lines.append(Text(f"… {len(groups) - FITS_SHOWN} more 更多", "dim"))
+    return Text("\n").join(lines)

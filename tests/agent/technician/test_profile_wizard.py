@@ -1,0 +1,184 @@
+"""A profile from a capture and the dial: proven when it is written, never in the place of another file."""
+
+import contextlib
+import re
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from partners.processes import shuiwang
+from typer.testing import CliRunner
+
+from agent.cli import app
+from agent.exit_codes import ExitCode
+from agent.technician import profile_wizard
+from agent.technician.profile_wizard import Exchange, Facts, Narrowing, WizardError
+from protocols import cjt188, modbus, profile
+
+REQUEST = bytes.fromhex("01 03 00 01 00 02 95 CB")
+RESPONSE = bytes.fromhex("01 03 04 1E 85 0B 3F AA D2")
+CJT_ANSWER = (
+    "FE FE FE 68 10 18 02 12 20 20 00 00 81 16 90 1F 00 00 02 00 00 2C 00 02 00 00 2C 00 00 00 00 00 00 00 00 FF 85 16"
+)
+GIVEN = ["--name", "mine", "--title", "Maker DN20", "--request", REQUEST.hex(), "--response", RESPONSE.hex()]
+
+
+def new(*arguments, **options):
+    return CliRunner().invoke(app, ["profiles", "new", *map(str, arguments)], **options)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+class TestCommand:
+    def test_a_capture_and_the_dial_make_a_profile_that_reads(self):
+        result = new(*GIVEN, "--dial", "0.545")
+        assert result.exit_code == 0, result.output
+        made = profile.load("./mine.toml")
+        assert made.cases[0].volume_ml == 545_000
+        assert made.cases[0].evidence == "capture"
+        assert (made.spec.total[0].type, made.spec.total[0].order, made.spec.unit) == ("float32", "DCBA", "m3")
+        assert "silver" in result.output
+
+    def test_json_says_what_was_made(self):
+        told = msgspec.json.decode(new(*GIVEN, "--dial", "0.545", "--json").stdout)
+        assert told["file"] == "mine.toml"
+        assert told["volumes_ml"] == [545_000]
+        assert told["grade"] == "silver"
+
+    def test_a_file_that_is_there_stays(self):
+        Path("mine.toml").write_text("precious", encoding="utf-8")
+        result = new(*GIVEN, "--dial", "0.545")
+        assert result.exit_code == ExitCode.USAGE
+        assert "--force" in result.output
+        assert Path("mine.toml").read_text(encoding="utf-8") == "precious"
+        assert new(*GIVEN, "--dial", "0.545", "--force").exit_code == 0
+        assert profile.load("./mine.toml").name == "mine"
+        assert [file.name for file in Path().iterdir()] == ["mine.toml"]
+
+    def test_a_lone_answer_and_its_register(self):
+        result = new(
+            *("--name", "mine", "--title", "x", "--response", RESPONSE.hex(), "--register", 1, "--dial", "0.545")
+        )
+        assert result.exit_code == 0, result.output
+        assert profile.load("./mine.toml").cases[0].exchange[0].request == REQUEST.hex(" ").upper()
+
+    def test_cjt188_from_a_lone_answer(self):
+        result = new("--name", "mine", "--title", "x", "--response", CJT_ANSWER, "--dial", "2.00")
+        assert result.exit_code == 0, result.output
+        made = profile.load("./mine.toml")
+        assert made.spec.decimals == {"2C": 2}
+        assert made.head.step_ml == 10_000
+        assert made.line.baudrate == 2400
+
+    def test_a_field_check_names_day_and_place(self):
+        result = new(*GIVEN, "--dial", "0.545", "--date", "2026-11-21", "--place", "g-0371522")
+        assert result.exit_code == 0, result.output
+        made = profile.load("./mine.toml").cases[0]
+        assert (made.evidence, str(made.date), made.place) == ("field", "2026-11-21", "g-0371522")
+
+    def test_several_fits_are_shown_and_none_is_taken_by_itself(self):
+        answer = modbus.add_crc(bytes.fromhex("01 03 04 00 00 01 C8"))  # 456 in one register or in two
+        request = modbus.ReadRequest(unit=1, function=3, address=0, count=2).encode()
+        given_ = ["--name", "mine", "--title", "x", "--request", request.hex(), "--response", answer.hex()]
+        result = new(*given_, "--dial", "45.6")
+        assert result.exit_code == ExitCode.USAGE
+        assert "--choose" in result.output
+        assert not list(Path().iterdir())
+        assert new(*given_, "--dial", "45.6", "--choose", 1).exit_code == 0
+        assert profile.load("./mine.toml").spec.total[0].type == "uint32"
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ([], "--response .* or --port"),
+            (GIVEN, "give --dial"),
+            ([*GIVEN, "--dial", "0"], "let some water run"),
+            ([*GIVEN, "--dial", "0.9"], "nothing in these frames shows 0.9"),
+            ([*GIVEN, "--dial", "a lot"], "write cubic metres"),
+            ([*GIVEN, "--dial", "0.545", "--dial", "1"], "2 dials and 1 answers"),
+            ([*GIVEN, "--dial", "0.545", "--name", "Not Good"], "a-z, 0-9"),
+            ([*GIVEN, "--dial", "0.545", "--evidence", "field"], "needs --date and --place"),
+            ([*GIVEN, "--dial", "0.545", "--date", "gestern"], "write 2026-11-21"),
+            ([*GIVEN, "--dial", "0.545", "--order", "ABDC"], "give one of ABCD"),
+            ([*GIVEN, "--dial", "0.545", "--choose", "7"], "there are 1"),
+            ([*GIVEN, "--dial", "0.545", "--out", "no/such/folder/x.toml"], "cannot be written"),
+            ([*GIVEN[4:], "--dial", "0.545"], "give --name, --title"),
+            (["--response", RESPONSE.hex(), "--dial", "0.545"], "give --request or --register"),
+            (["--response", "00 11 22", "--dial", "0.545"], "no sound answer"),
+            (["--response", "zz", "--dial", "0.545"], "not hexadecimal"),
+        ],
+    )
+    def test_what_is_missing_or_wrong_is_named(self, arguments, words):
+        result = new(*arguments)
+        assert result.exit_code == ExitCode.USAGE, result.output
+        assert re.search(words, " ".join(result.output.split())), result.output
+        assert not list(Path().iterdir())
+
+    def test_without_a_terminal_nothing_is_asked(self, tmp_path):
+        """A script that waited for an answer would hang for ever."""
+        done = subprocess.run(
+            shuiwang("profiles", "new"), capture_output=True, stdin=subprocess.PIPE, timeout=20, check=False
+        )
+        assert done.returncode == ExitCode.USAGE
+
+    def test_a_port_that_is_not_there(self):
+        arguments = ["--port", "/dev/nowhere", "--address", "1", "--register", "0", "--dial", "1"]
+        assert new(*arguments).exit_code == ExitCode.PORT
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(str.strip)
+
+
+@settings(deadline=None)
+@given(title=TEXTS, source=TEXTS, note=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_any_words_of_people_come_back_from_the_file(title, source, note):
+    exchange = Exchange(request=REQUEST, response=RESPONSE)
+    [proposal] = profile_wizard.propose(
+        "modbus", [exchange], [profile_wizard.parse_dial("0.545")], narrowing=Narrowing()
+    )
+    facts = Facts(
+        name="mine",
+        title=title,
+        source=source,
+        note=note,
+        evidence="capture",
+        line=profile.Line(),
+        timeout_ms=500,
+        place="",
+    )
+    made = profile.parse(profile_wizard.toml(facts, [exchange], proposal), where="x")
+    assert (made.head.title, made.head.source, made.head.note) == (title, source, note)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60), st.binary(max_size=60), st.sampled_from(["modbus", "cjt188"]))
+def test_any_frames_give_proposals_or_a_word(request, response, protocol):
+    exchange = Exchange(request=request, response=response)
+    with contextlib.suppress(WizardError):
+        found = profile_wizard.propose(protocol, [exchange], [profile_wizard.parse_dial("1.5")], narrowing=Narrowing())
+        assert all(proposal.volumes_ml for proposal in found)
+
+
+@settings(deadline=None)
+@given(litres=st.integers(1, 99_999_998), decimals=st.integers(0, 3), order=st.sampled_from([b"\x90\x1f", b"\x1f\x90"]))
+def test_the_decimals_of_cjt188_are_found_by_the_dial(litres, decimals, order):
+    """Not 99999999, with which a meter says that it has none."""
+    from protocols import cjt188_data
+
+    spec = cjt188_data.Cjt188Spec(decimals={"2C": decimals})
+    volume_ml = litres * 10 ** (6 - decimals)
+    content = cjt188_data.encode(spec, spec.fields, total_ml=volume_ml)
+    asked = cjt188.Frame(meter_type=0x10, address="0" * 13 + "1", control=1, data=order + b"\x07")
+    answered = cjt188.answer(asked, content, address=asked.address, meter_type=0x10)
+    dial = profile_wizard.Dial(volume_ml=volume_ml, tolerance_ml=1)
+    found = profile_wizard.propose(
+        "cjt188", [Exchange(request=asked.encode(), response=answered.encode())], [dial], narrowing=Narrowing()
+    )
+    assert [proposal.volumes_ml for proposal in found] == [(volume_ml,)]
+    assert f'"2C" = {decimals}' in found[0].table

@@ -1,0 +1,419 @@
+"""Finding meters: real scans over simulated lines, the plan and its estimate, and a line that another master uses."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from partners.overheard_line import tapped, village
+from partners.processes import find
+
+from agent import config
+from agent.technician import proposal, scan_plan, scan_probe
+from agent.technician.fits import Fit
+from agent.technician.scan_plan import SEARCH, ScanError, Wanted, parse_addresses
+from agent.technician.scanning import Found, Progress, Scan, Told
+from gateway.line import LineSettings
+from protocols import cjt188, mbus, modbus, profile
+from protocols.cjt188 import BROADCAST
+
+LINE = LineSettings(name="scan", port="/dev/ttyUSB0", baudrate=9600)
+PREAMBLE = """
+[gateway]
+id = "g-1"
+county = "shenxian"
+data_dir = "data"
+[broker]
+url = "mqtt://127.0.0.1:1"
+"""
+
+
+def shuiwang(*arguments, **options):
+    command = [sys.executable, "-m", "agent.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=55, check=False, **options)
+
+
+def scan(port, *, listen_s=0.05, is_forced=False, **wanted):
+    running = Scan([port], Wanted(**wanted), listen_s=listen_s, is_forced=is_forced)
+    return running, list(running.run())
+
+
+def found(running):
+    return {(one.protocol, one.address): tuple(fit.volume_ml for fit in one.fits[:1]) for one in running.found}
+
+
+# -- the plan ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_likeliest_comes_first_and_every_protocol_has_its_turn():
+    steps = scan_plan.quick("p", Wanted())
+    assert [(step.line.baudrate, step.line.parity, step.protocol) for step in steps[:4]] == [
+        (2400, "E", "cjt188"), (2400, "E", "mbus"), (9600, "N", "modbus"), (9600, "N", "cjt188"),
+    ]  # fmt: skip
+    assert {step.protocol for step in steps} == set(scan_plan.PROTOCOLS)
+    # Whatever profile we have, its factory setting is among those that are tried for its protocol.
+    tried = {(step.line.baudrate, step.line.parity, step.line.stop_bits, step.protocol) for step in steps}
+    for name in profile.built_in_names():
+        loaded = profile.load(name)
+        line = loaded.line
+        assert (line.baudrate, line.parity, line.stop_bits, loaded.head.protocol) in tried, name
+
+
+def test_a_first_look_takes_about_a_minute_and_not_an_hour():
+    assert 20 < scan_plan.total_s(scan_plan.quick("p", Wanted())) < 90
+    assert scan_plan.total_s(scan_plan.second("p", Wanted())) < 20 * 60
+
+
+def test_every_address_is_asked_once():
+    for protocol, every in (("modbus", range(1, 248)), ("mbus", range(251))):
+        wanted = Wanted(protocols=(protocol,), baudrates=(9600,), parities=("N",))
+        quick = scan_plan.quick("p", wanted)
+        deep = scan_plan.deep(quick[0].line, protocol, wanted, answer="collision")
+        asked = [address for step in [*quick, *deep] for address in step.addresses]
+        numbers = [int(address) for address in asked if address not in {SEARCH, "254"}]
+        assert sorted(numbers) == list(every)
+
+
+def test_a_narrow_wish_is_followed():
+    wanted = Wanted(protocols=("modbus",), baudrates=(1234,), units=(5, 300 - 53))
+    steps = scan_plan.quick("p", wanted)
+    assert {(step.line.baudrate, step.line.parity) for step in steps} == {(1234, "N"), (1234, "E")}
+    assert {step.addresses for step in steps} == {("5", "247")}
+    assert scan_plan.second("p", wanted) == []
+    numbers = Wanted(numbers=("00000805000001",))
+    assert {step.protocol for step in scan_plan.quick("p", numbers)} == {"cjt188"}
+    assert {step.addresses for step in scan_plan.quick("p", numbers)} == {("00000805000001",)}
+
+
+@pytest.mark.parametrize(
+    ("text", "units", "numbers"),
+    [
+        ("1-3,7", (1, 2, 3, 7), ()),
+        ("7, 7 ,7", (7,), ()),
+        ("0", (0,), ()),
+        ("00000805000001,5", (5,), ("00000805000001",)),
+    ],
+)
+def test_addresses_as_people_write_them(text, units, numbers):
+    assert parse_addresses(text) == (units, numbers)
+
+
+@pytest.mark.parametrize("text", ["", ",", "x", "3-1", "251", "1-", "-3", "1--3", "123456789", "１", "1\n;2"])
+def test_what_is_no_address_is_told(text):
+    with pytest.raises(ScanError):
+        parse_addresses(text)
+
+
+@given(st.text(max_size=40))
+def test_no_text_breaks_the_addresses(text):
+    try:
+        units, numbers = parse_addresses(text)
+    except ScanError:
+        return
+    assert all(0 <= unit <= 250 for unit in units)
+    assert all(len(number) == 14 for number in numbers)
+
+
+# -- what is heard ----------------------------------------------------------------------------------------------------
+
+
+def test_who_speaks_is_told_by_the_answer():
+    request = modbus.ReadRequest(unit=7, function=3, address=0, count=1)
+    answer = modbus.encode_response(request, [1])
+    refusal = modbus.encode_exception(request, 2)
+    for heard in (answer, refusal, b"\x00" + answer + b"\xff"):
+        assert scan_probe.heard_modbus(heard, LINE).speakers == ("7",)
+    assert scan_probe.heard_modbus(request.encode(), LINE).speakers == (), "a request is no meter"
+    assert scan_probe.heard_modbus(b"\x00\x01\x02", LINE).garbled
+    frame = cjt188.Frame(meter_type=0x10, address="00000805000001", control=0x83, data=bytes.fromhex("810A00"))
+    assert scan_probe.heard_cjt188(b"\xfe\xfe" + frame.encode()).speakers == ("00000805000001",)
+    nameless = cjt188.Frame(
+        meter_type=0x10, address=BROADCAST, control=0x83, data=bytes.fromhex("810A00") + bytes.fromhex("01000005080000")
+    )
+    assert scan_probe.heard_cjt188(nameless.encode()).speakers == ("00000805000001",)
+    assert scan_probe.heard_mbus(b"\xe5", "5", LINE).speakers == ("5",)
+    assert scan_probe.heard_mbus(b"\xe5", "254", LINE).garbled == b"\xe5"
+
+
+def test_nothing_but_reads_is_ever_sent(monkeypatch):
+    sent = []
+
+    class Silent:
+        in_waiting = 0
+
+        def write(self, data):
+            sent.append(bytes(data))
+
+        def read(self, size):
+            now[0] += 0.02
+            return b""
+
+        def close(self):
+            pass
+
+    now = [0.0]
+
+    def pause(seconds):
+        now[0] += seconds
+
+    running = Scan(["p"], Wanted(everywhere=True), opener=lambda _: Silent(), monotonic=lambda: now[0], pause=pause)
+    last = None
+    for event in running.run():
+        assert not isinstance(event, Found | Told), event
+        last = event
+    assert isinstance(last, Progress)
+    assert running.requests == len(sent) > 2000
+    for data in sent:
+        body = data.lstrip(b"\xfe")
+        telegram, frame = mbus.parse_frame(body), cjt188.parse_frame(body)
+        if telegram is not None and len(telegram.encode()) == len(body):
+            assert telegram.function == mbus.REQUEST_DATA or telegram.ci == mbus.SELECT
+        elif frame is not None:
+            assert frame.control in (cjt188.READ_DATA, cjt188.READ_ADDRESS)
+        else:
+            assert body[1] in modbus.READ_FUNCTIONS
+            assert modbus.has_crc(body)
+
+
+# -- whole scans ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.e2e
+def test_a_scan_finds_what_there_is_and_which_profile_reads_it():
+    meters = [
+        ("usw-dn15-40", "3", "802.609751"),
+        ("xintai", "17", "12.345"),
+        ("cjt188-water-1f90", "00000805000001", "77.12"),
+    ]
+    with village(*meters) as line:
+        running, events = scan(line.port, baudrates=(9600,), parities=("N",), protocols=("modbus", "cjt188"),
+                               units=(3, 16, 17), timeout_ms=100)  # fmt: skip
+        numbers, _ = scan(line.port, baudrates=(9600,), parities=("N",), numbers=("00000805000001",), timeout_ms=200)
+        alone, _ = scan(line.port, baudrates=(9600,), parities=("N",), protocols=("cjt188",), timeout_ms=200)
+    assert found(running) == {("modbus", "3"): (802_609_751,), ("modbus", "17"): (12_345_000,)}
+    assert running.found[0].fits[0].profile == "usw-dn15-40"
+    assert running.found[1].fits[0].profile == "xintai"
+    assert found(numbers) == found(alone) == {("cjt188", "00000805000001"): (77_120_000,)}
+    assert alone.found[0].fits[0].profile == "cjt188-water-1f90", "a meter that refuses 901F is not read with it"
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert all(one.done_s <= one.total_s + 1e-9 for one in progress)
+    assert [event for event in events if isinstance(event, Found)] == running.found
+
+
+@pytest.mark.e2e
+def test_the_speed_is_found_and_the_search_ends_there():
+    with village(("cjt188-water", "00000805000009", "5.5"), line="baudrate = 4800\nparity = 'E'") as line:
+        running, events = scan(line.port, protocols=("cjt188",), baudrates=(2400, 4800, 1200), timeout_ms=120)
+    assert found(running) == {("cjt188", "00000805000009"): (5_500_000,)}
+    assert running.found[0].line.baudrate == 4800, "a pty has no parity"
+    steps = [event.step.line.baudrate for event in events if isinstance(event, Progress) and event.step]
+    assert steps[-1] == 4800
+
+
+@pytest.mark.e2e
+def test_several_cjt188_meters_collide_and_are_found_by_their_numbers():
+    numbers = ("00000805000001", "00000805000002")
+    meters = [("cjt188-water", number, "5.5") for number in numbers]
+    with village(*meters) as line:
+        running, _ = scan(line.port, protocols=("cjt188",), baudrates=(9600,), parities=("N",), timeout_ms=150)
+        assert running.found == []
+        assert any("several CJ/T 188 meters" in told.words.en for told in running.told)
+        running, _ = scan(line.port, baudrates=(9600,), parities=("N",), numbers=numbers, timeout_ms=200)
+    assert {address for _, address in found(running)} == set(numbers)
+
+
+@pytest.mark.e2e
+def test_mbus_meters_are_found_by_address_and_by_search_each_once(monkeypatch):
+    monkeypatch.setattr(scan_plan.mbus, "PRIMARY_MAX", 60)  # for the sake of time
+    meters = [("mbus-water", "5", "9.001"), ("mbus-water", "00123456", "8.002"), ("mbus-water", "00123499", "7.003")]
+    with village(*meters) as line:
+        running, _ = scan(line.port, protocols=("mbus",), baudrates=(9600,), parities=("N",), timeout_ms=40)
+    volumes = sorted(fits[0] for fits in found(running).values())
+    assert volumes == [7_003_000, 8_002_000, 9_001_000], found(running)
+
+
+@pytest.mark.e2e
+def test_two_meters_with_one_modbus_address_are_told():
+    with village(("usw-dn15-40", "3", "1"), line="baudrate = 9600") as line:
+        running, _ = scan(line.port, protocols=("modbus",), baudrates=(9600,), parities=("N",), units=(3,))
+        assert len(running.found) == 1
+
+    class Garbling:
+        in_waiting = 0
+
+        def __init__(self):
+            self.waiting = b""
+
+        def write(self, data):
+            self.waiting = b"\x03\x03\x08\x55\x66\x77\x88\x99" if data[0] == 3 else b""
+
+        def read(self, size):
+            data, self.waiting = self.waiting, b""
+            if not data:
+                time.sleep(0.001)
+            return data
+
+        def close(self):
+            pass
+
+    wanted = Wanted(protocols=("modbus",), baudrates=(9600,), parities=("N",), units=(2, 3), timeout_ms=10)
+    running = Scan(["p"], wanted, opener=lambda _: Garbling(), listen_s=0)
+    list(running.run())
+    assert running.found == []
+    assert ["address 3 answers, but garbled" in told.words.en for told in running.told] == [True]
+
+
+@pytest.mark.e2e
+def test_the_estimate_is_close_to_the_time_that_it_takes():
+    with village(("usw-dn15-40", "99", "1")) as line:
+        wanted = Wanted(
+            protocols=("modbus",), baudrates=(9600,), parities=("N",), units=tuple(range(1, 9)), timeout_ms=150
+        )
+        running = Scan([line.port], wanted, listen_s=0.2)
+        estimate_s, began_s = running.estimate_s(), time.monotonic()
+        list(running.run())
+        took_s = time.monotonic() - began_s
+    assert estimate_s * 0.7 < took_s < estimate_s * 1.6, (estimate_s, took_s)
+
+
+@pytest.mark.e2e
+def test_a_line_that_another_master_uses_is_left_alone(tmp_path):
+    poll = [find("mbpoll"), "-m", "rtu", "-b", "9600", "-P", "none", "-0", "-r", "516", "-c", "4", "-t", "4:hex"]
+    with village(("usw-dn15-40", "3", "802.609751")) as line, tapped(tmp_path, line.port) as (master, tap):
+        polling = subprocess.Popen(
+            [*poll, "-a", "3", "-l", "300", master], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            running, _ = scan(tap, listen_s=1.5, baudrates=(9600,), parities=("N",), protocols=("modbus",), units=(3,))
+        finally:
+            polling.kill()
+            polling.wait()
+    assert (running.requests, running.found) == (0, [])
+    (told,) = running.told
+    assert told.is_grave
+    assert "another master reads this line (9600 8N1: modbus 3)" in told.words.en
+    assert {one.kind for one in told.heard} <= {"request", "answer"}
+
+
+def test_a_master_that_wakes_up_during_the_search_ends_it():
+    class Woken:
+        in_waiting = 0
+        asked = 0
+
+        def write(self, data):
+            type(self).asked += 1
+
+        def read(self, size):
+            foreign = modbus.ReadRequest(unit=44, function=3, address=1, count=2).encode()
+            if self.asked == 3:
+                type(self).asked += 1
+                return foreign
+            time.sleep(0.001)
+            return b""
+
+        def close(self):
+            pass
+
+    wanted = Wanted(protocols=("modbus",), baudrates=(9600,), parities=("N",), timeout_ms=10)
+    running = Scan(["p"], wanted, opener=lambda _: Woken(), listen_s=0)
+    list(running.run())
+    assert running.requests == 3
+    assert [told.is_grave for told in running.told] == [True]
+    assert "2C 03 00 01 00 02" in running.told[0].words.en
+
+
+def test_a_port_that_is_lost_is_told_and_the_next_one_is_searched():
+    with village(("usw-dn15-40", "3", "1")) as line:
+        wanted = Wanted(protocols=("modbus",), baudrates=(9600,), parities=("N",), units=(3,), timeout_ms=100)
+        running = Scan(["/dev/no-such-port", line.port], wanted, listen_s=0.05)
+        list(running.run())
+    assert list(running.lost) == ["/dev/no-such-port"]
+    assert len(running.found) == 1
+
+
+# -- what is proposed -------------------------------------------------------------------------------------------------
+
+
+def test_the_proposal_is_a_configuration():
+    line = LineSettings(name="scan", port='/dev/serial/by-id/usb-"odd\\name', baudrate=2400, parity="E")
+    fits = (Fit(profile="usw-dn15-40", volume_ml=5_000_001), Fit(profile="xintai", volume_ml=7_000_000))
+    text = proposal.toml([
+        Found(line=line, protocol="modbus", address="3", fits=fits),
+        Found(line=line, protocol="modbus", address="4", reason="tuf-2000: exception 2\n[[bus]]"),
+        Found(line=LINE, protocol="cjt188", address="00000805000001", fits=(Fit(profile="cjt188-water", volume_ml=0),)),
+    ])  # fmt: skip
+    loaded = config.parse(PREAMBLE + text, path=Path("/etc/x.toml"))
+    assert [(bus.port, bus.baudrate, bus.parity) for bus in loaded.buses] == [
+        (line.port, 2400, "E"), (LINE.port, 9600, "N"),
+    ]  # fmt: skip
+    assert [(meter.address_text, meter.profile.name, meter.bus) for meter in loaded.meters] == [
+        ("3", "usw-dn15-40", "rs485-1"), ("00000805000001", "cjt188-water", "rs485-2"),
+    ]  # fmt: skip
+    assert "xintai 7.000 m³" in text
+    assert "# modbus 4 answers, but no profile reads it" in text
+
+
+@pytest.mark.e2e
+def test_the_command_finds_writes_and_prints(tmp_path):
+    file = tmp_path / "meters.toml"
+    arguments = ["--baudrate", 9600, "--parity", "N", "--protocol", "modbus", "--listen", 0.1, "--addresses", "2-4"]
+    with village(("usw-dn15-40", "3", "802.609751")) as line:
+        done = shuiwang("scan", "--port", line.port, *arguments, "--write", file, "--json")
+        again = shuiwang("scan", "--port", line.port, *arguments, "--write", file)
+        shown = shuiwang("scan", "--port", line.port, *arguments, env={"COLUMNS": "80", "PATH": ""})
+    assert done.returncode == 0, done.stderr
+    (meter,) = json.loads(done.stdout)["found"]
+    assert (meter["address"], meter["fits"][0]) == (
+        "3", {"profile": "usw-dn15-40", "volume_ml": 802_609_751, "flags": []},
+    )  # fmt: skip
+    assert tomllib.loads(file.read_text(encoding="utf-8"))["meter"][0]["address"] == "3"
+    assert again.returncode == 2, "nothing is overwritten"
+    assert "802.609751 m³" in shown.stdout
+    assert all(len(line) <= 80 for line in shown.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--port", "/dev/no-such-port"], 6),
+        (["--port", "nonsense://x"], 6),
+        (["--port", "p", "--protocol", "profibus"], 2),
+        (["--port", "p", "--parity", "X"], 2),
+        (["--port", "p", "--addresses", "999"], 2),
+    ],
+)
+def test_what_cannot_be_searched_ends_with_its_code_and_no_traceback(arguments, code):
+    done = shuiwang("scan", *arguments)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+@pytest.mark.e2e
+def test_an_interruption_keeps_what_was_found():
+    with village(("usw-dn15-40", "1", "802.609751")) as line:
+        command = [sys.executable, "-m", "agent.cli", "scan", "--port", line.port, "--protocol", "modbus", "--baudrate",
+                   "9600", "--parity", "N", "--listen", "0.1", "--json"]  # fmt: skip
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        told = []
+
+        def watch():
+            for row in running.stderr:
+                told.append(row)
+                if "802.609751" in row:
+                    running.send_signal(2)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        out = running.stdout.read()
+        running.wait(20)
+        watcher.join()
+        running.stdout.close()
+        running.stderr.close()
+    result = json.loads(out)
+    assert (running.returncode, result["complete"], len(result["found"])) == (0, False, 1)
+    assert "Traceback" not in "".join(told)
