@@ -11,7 +11,7 @@ Serial Line V1.02" (RTU mode, CRC-16) and "MODBUS Application Protocol V1.1b3" (
 Portable: also runs on MicroPython.
 """
 
-from protocols.errors import DUMP_BYTES_MAX, Garbled, MeterRefused, NoResponse, UsageError, WrongAnswer
+from protocols.errors import DUMP_BYTES_MAX, Garbled, MeterError, MeterRefused, NoResponse, UsageError, WrongAnswer
 
 READ_HOLDING_REGISTERS = 3
 READ_INPUT_REGISTERS = 4
@@ -95,14 +95,14 @@ class ReadRequest:
             return len(body) == 3
         return body[1] == self.function and body[2] == 2 * self.count == len(body) - 3
 
-    def describe_stranger(self, body: bytes) -> str:
-        """Say what unit and PDU of a valid frame are that do not answer this request."""
+    def stranger(self, body: bytes) -> MeterError:
+        """Return the error that says what unit and PDU of a valid frame are that do not answer this request."""
         if body[1:] == self.pdu() and body[0] == self.unit:
-            return "our own request (echo); the adapter or the wiring repeats what is sent"
+            return NoResponse("no answer, only our own request (echo): the adapter or the wiring repeats what is sent")
         if self.unit not in (body[0], ANY_UNIT):
-            return f"unit {body[0]}, asked was unit {self.unit}"
-        return (
-            f"function {body[1]} with {len(body) + 2} bytes; "
+            return WrongAnswer(f"answered by unit {body[0]}, asked was unit {self.unit}")
+        return WrongAnswer(
+            f"answered by function {body[1]} with {len(body) + 2} bytes; "
             f"asked were function {self.function} and {self.count} registers"
         )
 
@@ -160,9 +160,9 @@ class ResponseReader:
         """Say, when the time is up, why there is no answer: raises NoResponse, WrongAnswer or Garbled."""
         if not self.buffer:
             raise NoResponse("no answer")
-        stranger = self._stranger()
-        if stranger:
-            raise WrongAnswer("answered by " + stranger)
+        frame = bytes(self.buffer)
+        if has_crc(frame) and len(frame) >= EXCEPTION_BYTES:
+            raise self.request.stranger(frame[:-2])
         raise Garbled(f"{len(self.buffer)} bytes, no valid frame: {hex_dump(self.buffer[:DUMP_BYTES_MAX])}")
 
     def _bytes_at(self, start: int, length: int) -> bytes:
@@ -177,13 +177,6 @@ class ResponseReader:
         if function == self.request.function and byte_count == 2 * self.request.count:
             return self.request.response_bytes
         return EXCEPTION_BYTES if function == self.request.function | 0x80 else 0
-
-    def _stranger(self) -> str | None:
-        """Describe a valid frame that answers something else, if the buffer is one."""
-        frame = bytes(self.buffer)
-        if not has_crc(frame) or len(frame) < EXCEPTION_BYTES:
-            return None
-        return self.request.describe_stranger(frame[:-2])
 
 
 def decode_response(frame: bytes) -> list[int]:

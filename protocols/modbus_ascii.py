@@ -12,7 +12,7 @@ import re
 from typing import Final
 
 from protocols import modbus
-from protocols.errors import DUMP_BYTES_MAX, Garbled, NoResponse, WrongAnswer
+from protocols.errors import DUMP_BYTES_MAX, Garbled, NoResponse
 
 _FRAME: Final = re.compile(rb":((?:[0-9A-F]{2}){3,255})\r\n")
 _END: Final = b"\r\n"
@@ -95,7 +95,7 @@ class AsciiReader:
     def close(self) -> None:
         """Say, when the time is up, why there is no answer: raises NoResponse, WrongAnswer or Garbled."""
         if self._stranger is not None:
-            raise WrongAnswer("answered by " + self._request.describe_stranger(self._stranger))
+            raise self._request.stranger(self._stranger)
         if not self._buffer:
             raise NoResponse("no answer")
         raise Garbled(f"{len(self._buffer)} bytes, no valid frame: {bytes(self._buffer[:DUMP_BYTES_MAX])!r}")

@@ -83,7 +83,7 @@ class TcpReader:
             elif self._query.request.is_answered_by(body):
                 return frame
             else:
-                raise WrongAnswer("answered by " + self._query.request.describe_stranger(body))
+                raise self._query.request.stranger(body)
         return None
 
     def close(self) -> None:

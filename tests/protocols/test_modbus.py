@@ -402,7 +402,7 @@ class TestEcho:
     def test_an_echo_alone_is_named(self, row):
         reader = request_of(row).reader()
         assert reader.feed(raw(row[3])) is None
-        with pytest.raises(WrongAnswer, match=r"our own request \(echo\)"):
+        with pytest.raises(NoResponse, match=r"our own request \(echo\)"):
             reader.close()
 
     @pytest.mark.parametrize("one_at_a_time", [False, True])
@@ -468,7 +468,7 @@ class TestAnyUnit:
             assert value_in(self.REQUEST, frame[:length]) is None
 
     def test_an_echo_alone_is_named(self):
-        assert fate(self.REQUEST, self.REQUEST.encode()) is WrongAnswer
+        assert fate(self.REQUEST, self.REQUEST.encode()) is NoResponse
 
     def test_a_simulated_meter_stays_silent_as_the_standard_says(self):
         assert modbus.RequestReader().feed(self.REQUEST.encode()) is None

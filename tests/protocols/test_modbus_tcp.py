@@ -123,7 +123,6 @@ class TestWrongAnswers:
             (b"\x11\x03\x04" + bytes(4), "asked were function 3 and 4 registers"),
             (b"\x11\x03\x08" + bytes(6), "asked were function 3 and 4 registers"),
             (b"\x11\x83\x02\x00", "answered by function 131"),
-            (b"\x11" + REQUEST.pdu(), r"our own request \(echo\)"),
         ],
     )
     def test_this_transaction_answered_by_something_else(self, body, words):
