@@ -55,7 +55,7 @@ def _evidence(rule: LowUsage, *, time_ms: int, reading: Reading) -> dict[str, An
     hours = int(hours) if hours.is_integer() else hours
     least_ml, most_ml = rule.window.usage()
     start = rule.window.start()
-    last_use_ms = rule.window.last_use()
+    last_use = rule.window.last_use()
 
     def dated(moment_ms: int | None) -> str | None:
         return None if moment_ms is None else instant(reading.at.wall_ms - (time_ms - moment_ms))
@@ -69,5 +69,6 @@ def _evidence(rule: LowUsage, *, time_ms: int, reading: Reading) -> dict[str, An
         "to": instant(reading.at.wall_ms),
         "register_from_ml": start[1] if start else None,
         "register_to_ml": reading.volume_ml,
-        "last_use_at": dated(last_use_ms),
+        "last_use_after": dated(last_use[0] if last_use else None),
+        "last_use_before": dated(last_use[1] if last_use else None),
     }

@@ -16,8 +16,8 @@ from typing import Final
 
 import msgspec
 
-from agent.pipeline import StoreThread
-from gateway.broker import Message, Session
+from agent.pipeline import StoreCalls
+from gateway.broker import BrokerError, Message, Session
 from gateway.clock import Clock
 from gateway.store import Outgoing, StoreError
 from protocols import contract
@@ -63,6 +63,8 @@ class _Progress:
         self._moved_at = self._oldest_sent_at = now
 
     def sent(self, seq: int, *, now: float) -> None:
+        if seq != self.sent_seq + 1:
+            return  # a receipt meanwhile made us start again from an earlier one
         if seq == self.acked_seq + 1:
             self._oldest_sent_at = now
         self.sent_seq = seq
@@ -94,7 +96,7 @@ class Forwarder:
     def __init__(
         self,
         *,
-        store: StoreThread,
+        store: StoreCalls,
         clock: Clock,
         sender: Sender,
         birth: Callable[[dict[Stream, int]], State],
@@ -121,7 +123,10 @@ class Forwarder:
         """Send and listen until the connection is lost: raises BrokerError (in a group)."""
         now = _now()
         for stream in Stream:
-            status = await self._store(operator.methodcaller("status", stream))
+            try:
+                status = await self._store(operator.methodcaller("status", stream))
+            except StoreError as error:
+                raise BrokerError(f"the outbox cannot be read: {error}") from error  # ends the session, not the service
             self._progress[stream] = _Progress(stream, acked_seq=status.acked_seq, now=now)
         birth = contract.encode(self._birth({stream: each.acked_seq + 1 for stream, each in self._progress.items()}))
         await session.publish(Message(topic=self._sender.topic(Leaf.STATE), payload=birth, retain=True))
@@ -138,6 +143,7 @@ class Forwarder:
             except StoreError as error:
                 log.error("outbox_unreadable: %s; tried again in %.0f s", error, RESEND_S_MIN[Stream.ALERT])
                 await asyncio.sleep(RESEND_S_MIN[Stream.ALERT])
+                continue
             await self._wait()
 
     async def _send_some(self, session: Session) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 from agent.alerts import low_usage_step
 from agent.detection.window import LowUsage
 from agent.timeline import Anchor, Timeline
-from protocols.contract import AlertBody, AlertState, Kind
+from protocols.contract import AlertBody, AlertState, Kind, instant
 from protocols.reading import Moment, Quality, Reading
 
 # A direct-reading register whose last wheel stands between two digits wavers by one step, at most 10 L on village
@@ -33,26 +33,43 @@ class Judge:
         self._episodes: dict[tuple[str | None, Kind], AlertBody] = {
             (episode.meter, episode.kind): episode for episode in episodes
         }
-        self._timeline = Timeline()
-        self._low_usage = _fresh(rules)
+        self._past = _Past(rules, Timeline())
 
     def replay(self, history: Iterable[Reading], anchors: dict[str, Anchor]) -> None:
-        """Begin anew from stored readings, oldest first; raises no alert: the next reading judges what they mean."""
-        self._timeline = Timeline(anchors)
-        self._low_usage = _fresh(self._rules)
+        """Begin anew from past readings, oldest first; raises no alert: the next reading judges what they mean.
+
+        Where `history` raises, everything stays as it was.
+        """
+        past = _Past(self._rules, Timeline(anchors))
         for reading in history:
-            self._weigh(reading)
+            past.weigh(reading)
+        self._past = past
+
+    def orphans(self, at: Moment) -> list[AlertBody]:
+        """Return the steps that end the episodes of meters which are no longer configured; nobody else would."""
+        orphans = [episode for (meter, _), episode in self._episodes.items() if meter not in self._rules]
+        for episode in orphans:
+            del self._episodes[episode.meter, episode.kind]
+        return [
+            msgspec.structs.replace(
+                episode,
+                state=AlertState.CLEARED,
+                at=instant(at.wall_ms),
+                evidence={"reason": "the meter is no longer in the gateway's configuration"},
+            )
+            for episode in orphans
+        ]
 
     def wants_replay(self, moment: Moment) -> bool:
         """Tell whether a moment shows that the time axis was guessed and can now be known."""
-        return self._timeline.is_outdated_by(moment)
+        return self._past.timeline.is_outdated_by(moment)
 
     def feed(self, reading: Reading) -> list[AlertBody]:
         """Take a reading; return the alert steps that it leads to."""
-        time_ms, verdict = self._weigh(reading)
+        time_ms, verdict = self._past.weigh(reading)
         if verdict is None:
             return []
-        rule = self._low_usage[reading.meter]
+        rule = self._past.low_usage[reading.meter]
         key = reading.meter, Kind.LOW_USAGE
         step = low_usage_step(
             self._episodes.get(key), verdict, rule=rule, time_ms=time_ms, reading=reading, new_id=self._new_id
@@ -65,17 +82,23 @@ class Judge:
             self._episodes[key] = step
         return [step]
 
-    def _weigh(self, reading: Reading) -> tuple[int, str | None]:
+
+class _Past:
+    """What past readings left behind: the time axis, and the window of every meter."""
+
+    def __init__(self, rules: dict[str, Rule], timeline: Timeline) -> None:
+        self.timeline = timeline
+        self.low_usage = {
+            meter: LowUsage(rule.window_ms, rule.threshold_ml, JITTER_ML) for meter, rule in rules.items()
+        }
+
+    def weigh(self, reading: Reading) -> tuple[int, str | None]:
         """Return where the reading lies in time and what the rule says; None where there is nothing to judge.
 
         A missing reading says nothing, and one that the meter itself calls faulty proves nothing.
         """
-        time_ms = self._timeline.place(reading.at)
-        rule = self._low_usage.get(reading.meter)
+        time_ms = self.timeline.place(reading.at)
+        rule = self.low_usage.get(reading.meter)
         if rule is None or reading.quality is not Quality.OK or reading.volume_ml is None:
             return time_ms, None
         return time_ms, rule.feed(time_ms, reading.volume_ml)
-
-
-def _fresh(rules: dict[str, Rule]) -> dict[str, LowUsage]:
-    return {meter: LowUsage(rule.window_ms, rule.threshold_ml, JITTER_ML) for meter, rule in rules.items()}

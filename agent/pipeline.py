@@ -21,11 +21,11 @@ T = TypeVar("T")
 
 # 200 meters every 5 min for 8 h; about 10 MiB of memory.
 PENDING_READINGS_MAX: Final = 20_000
-# A store that takes long makes the buses wait here rather than fill the memory.
-INBOX_BATCHES_MAX: Final = 100
+# A store that hangs makes the buses wait after so many passes: then the watchdog is fed no more, and it is noticed.
+INBOX_BATCHES_MAX: Final = 4
 
 
-class StoreThread(Protocol):
+class StoreCalls(Protocol):
     """The store's owner thread."""
 
     async def __call__(self, work: Callable[[Store], T]) -> T:
@@ -36,12 +36,12 @@ class StoreThread(Protocol):
 class Pipeline:
     """Accepts batches of readings from all buses and brings them into the store, one commit for what has gathered."""
 
-    def __init__(self, *, store: StoreThread, judge: Judge, committed: Callable[[], None]) -> None:
-        """`committed` is called after every commit, to wake the forwarder and to feed the watchdog."""
+    def __init__(self, *, store: StoreCalls, judge: Judge, committed: Callable[[], None]) -> None:
+        """`committed` is called after every commit, to wake the forwarder."""
         self._store = store
         self._judge = judge
         self._committed = committed
-        self._inbox: asyncio.Queue[Sequence[Reading]] = asyncio.Queue(maxsize=INBOX_BATCHES_MAX)
+        self._inbox: asyncio.Queue[Sequence[Reading] | None] = asyncio.Queue(maxsize=INBOX_BATCHES_MAX)
         self._readings: list[Reading] = []
         self._steps: list[AlertBody] = []
         self._failing = False
@@ -51,24 +51,31 @@ class Pipeline:
         """Hand in the readings of one pass over a bus."""
         await self._inbox.put(batch)
 
-    async def run(self) -> None:
-        """Judge and commit what is handed in, for ever."""
-        while True:
-            await self._take(await self._inbox.get())
-            while not self._inbox.empty():
-                await self._take(self._inbox.get_nowait())
-            await self._commit()
+    async def stop(self) -> None:
+        """Let `run` commit what was handed in so far, and return."""
+        await self._inbox.put(None)
 
-    async def finish(self) -> None:
-        """Commit what was handed in before the end."""
-        while not self._inbox.empty():
-            await self._take(self._inbox.get_nowait())
-        if self._readings:
-            await self._commit()
+    async def run(self) -> None:
+        """Judge and commit what is handed in, until `stop`. Not to be cancelled: readings would be lost.
+
+        Raises StoreDamaged when the store turns out to be no sound database any more.
+        """
+        stopping = False
+        while not stopping:
+            batches = [await self._inbox.get()]
+            while not self._inbox.empty():
+                batches.append(self._inbox.get_nowait())
+            for batch in batches:
+                stopping = stopping or batch is None
+                if batch is not None:
+                    await self._take(batch)
+            if self._readings or self._steps:
+                await self._commit()
 
     async def rebuild(self, news: Sequence[Reading] = ()) -> None:
         """Rebuild the judge from the history, dated with what `news` tell about the clock. Raises StoreError."""
-        await self._store(lambda store: _replay(self._judge, store, news))
+        pending = tuple(self._readings)
+        await self._store(lambda store: _replay(self._judge, store, pending=pending, news=news))
 
     async def _take(self, batch: Sequence[Reading]) -> None:
         if any(self._judge.wants_replay(reading.at) for reading in batch):
@@ -123,6 +130,7 @@ class Pipeline:
             self.readings_dropped += excess
 
 
-def _replay(judge: Judge, store: Store, news: Sequence[Reading]) -> None:
-    known = itertools.chain(store.history(), news)
-    judge.replay(store.history(), anchors_of(reading.at for reading in known))
+def _replay(judge: Judge, store: Store, *, pending: Sequence[Reading], news: Sequence[Reading]) -> None:
+    known = itertools.chain(store.history(), pending, news)
+    anchors = anchors_of(reading.at for reading in known)
+    judge.replay(itertools.chain(store.history(), pending), anchors)

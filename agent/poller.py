@@ -16,6 +16,7 @@ from typing import Final
 
 from gateway.bus import Bus
 from gateway.clock import Clock
+from gateway.line import HOLD_OFF_S_MAX
 from gateway.meters import MeterReader
 from protocols.errors import MeterError, PortLost
 from protocols.reading import Reading, missing_reading, reading_of
@@ -32,6 +33,11 @@ PROBE_CREDIT_S_MAX: Final = 30.0
 BATCH_S: Final = 5.0
 # The wall clock may be set while we sleep; after this long the next poll is computed anew.
 NAP_S_MAX: Final = 60.0
+# A loose plug or a resetting adapter is back within seconds; until then nobody's poll counts as missed.
+PORT_PATIENCE_S: Final = 5.0
+PORT_RETRY_S: Final = 0.5
+# The reason of a reading that is missing because of an error that nobody foresaw; the log has the traceback.
+BUG: Final = "bug"
 # How far polls of different gateways are spread.
 OFFSET_S_MAX: Final = 10.0
 OFFSET_SHARE: Final = 0.1
@@ -47,7 +53,7 @@ class PolledMeter:
         self.failures = 0
         self.failing_since_ms = 0
         self.failed_ms = 0  # boot time of the last failed poll, 0 after an answer
-        self.failure_s = 0.0  # how long that poll took
+        self.failure_s = 0.0  # how long that poll kept the line, with the hold-off that the next one waits for
         self._next_slot: int | None = None
         self._slot: int | None = None
 
@@ -98,6 +104,7 @@ class BusPoller:
         shortest_s = min(meter.period_ms for meter in meters) / 1000
         self._offset_ms = round(jitter() * min(OFFSET_S_MAX, OFFSET_SHARE * shortest_s) * 1000)
         self._port_lost = False
+        self._port_lost_ms = 0
         self._probe_credit_s = 0.0
         self._credited_ms = clock.now().boottime_ms
 
@@ -108,7 +115,8 @@ class BusPoller:
             self.passed(self.bus)
             wall_ms = self._schedule_ms()
             wait_s = min(meter.due_in_ms(wall_ms) for meter in self._awaited()) / 1000
-            await self._clock.sleep(min(max(wait_s, 0.001), NAP_S_MAX))
+            wait_s_min = PORT_RETRY_S if self._port_lost else 0.001
+            await self._clock.sleep(min(max(wait_s, wait_s_min), NAP_S_MAX))
 
     def _awaited(self) -> Sequence[PolledMeter]:
         """Return the meters whose slots set the pace: a failing one that is due waits for an idle line."""
@@ -124,7 +132,10 @@ class BusPoller:
         for meter in sorted(self._due(wall_ms), key=lambda meter: meter.failed_ms):
             if meter.failures and not self._may_probe(meter):
                 break  # it and those behind it stay due
-            batch.append(await self._poll(meter, wall_ms))
+            reading = await self._poll(meter, wall_ms)
+            if reading is None:
+                break  # it and those behind it stay due: the port may be back in a moment
+            batch.append(reading)
             if batch[-1].at.boottime_ms - batch[0].at.boottime_ms > BATCH_S * 1000:
                 await self._accept(batch)
                 batch = []
@@ -144,48 +155,61 @@ class BusPoller:
         idle_ms = min((other.due_in_ms(wall_ms) for other in self._meters if not other.failures), default=None)
         if idle_ms is None or idle_ms >= meter.failure_s * 1000:
             return True
-        if self._probe_credit_s < meter.failure_s:
+        cost_s = min(meter.failure_s, PROBE_CREDIT_S_MAX)
+        if self._probe_credit_s < cost_s:
             return False
-        self._probe_credit_s -= meter.failure_s
+        self._probe_credit_s -= cost_s
         return True
 
-    async def _poll(self, polled: PolledMeter, wall_ms: int) -> Reading:
+    async def _poll(self, polled: PolledMeter, wall_ms: int) -> Reading | None:
+        """Poll a meter; None while the port is away but may be back before it is worth a missing reading."""
         began_ms = self._clock.now().boottime_ms
         try:
             measurement = await self._bus.read(polled.reader)
         except PortLost as error:
             self._note_port(error)
+            if began_ms - self._port_lost_ms < PORT_PATIENCE_S * 1000:
+                return None
             polled.polled(wall_ms, failures=polled.failures)  # the port's fault, not the meter's
             return missing_reading(polled.meter, self._clock.now(), error.reason)
         except MeterError as error:
             self._note_port(None)
-            self._note_failure(polled, error)
-            polled.failed_ms = self._clock.now().boottime_ms
-            polled.failure_s = (polled.failed_ms - began_ms) / 1000
-            polled.polled(wall_ms, failures=polled.failures + 1)
-            return missing_reading(polled.meter, self._clock.now(), error.reason)
+            self._note_failure(polled, error.reason, error)
+            return self._failed(polled, error.reason, wall_ms=wall_ms, began_ms=began_ms)
+        except Exception as error:  # noqa: BLE001 - a bug in one meter's codec must not stop the others
+            self._note_failure(polled, BUG, error)
+            return self._failed(polled, BUG, wall_ms=wall_ms, began_ms=began_ms)
         self._note_port(None)
         self._note_answer(polled)
         polled.failed_ms = 0
         polled.polled(wall_ms, failures=0)
         return reading_of(polled.meter, self._clock.now(), measurement)
 
+    def _failed(self, polled: PolledMeter, reason: str, *, wall_ms: int, began_ms: int) -> Reading:
+        now = self._clock.now()
+        polled.failed_ms = now.boottime_ms
+        polled.failure_s = (now.boottime_ms - began_ms) / 1000 + HOLD_OFF_S_MAX
+        polled.polled(wall_ms, failures=polled.failures + 1)
+        return missing_reading(polled.meter, now, reason)
+
     def _note_port(self, error: PortLost | None) -> None:
         if error is not None and not self._port_lost:
+            self._port_lost_ms = self._clock.now().boottime_ms
             log.error("bus_lost bus=%s: %s; it is opened again by its name when it is back", self.bus, error)
         elif error is None and self._port_lost:
             log.warning("bus_back bus=%s port=%s", self.bus, self._bus.settings.port)
         self._port_lost = error is not None
 
-    def _note_failure(self, polled: PolledMeter, error: MeterError) -> None:
+    def _note_failure(self, polled: PolledMeter, reason: str, error: Exception) -> None:
         if polled.failures == 0:
             polled.failing_since_ms = self._clock.now().boottime_ms
             log.warning(
                 "meter_failing meter=%s bus=%s reason=%s: %s",
                 polled.meter,
                 self.bus,
-                error.reason,
+                reason,
                 error,
+                exc_info=error if reason == BUG else None,
             )
 
     def _note_answer(self, polled: PolledMeter) -> None:

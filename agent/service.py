@@ -5,8 +5,8 @@ import importlib.metadata
 import logging
 import math
 import signal
-from collections.abc import Callable
-from typing import Final, NoReturn, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final, NoReturn, TypeVar
 
 from agent.forwarder import Forwarder, Sender
 from agent.judge import Judge, Rule
@@ -49,6 +49,7 @@ class StoreThread:
         self._owner = owner
         self._store = store
         self.epoch = store.epoch
+        self.path = store.path
 
     async def __call__(self, work: Callable[[Store], T]) -> T:
         """Return what `work` returns for the store. Raises StoreError."""
@@ -84,12 +85,15 @@ class Service:
         self._clock = clock
         self._notifier = notifier
         self._version = _version()
+        self._stop = asyncio.Event()
 
     async def run(self) -> None:
         """Work until SIGTERM or SIGINT, then stop cleanly.
 
         Raises StoreError where no store can be opened. Anything else that ends it is a bug of ours.
         """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         while not await self._run_on(await self._open_store()):
             log.error("store_reopened: the file was found damaged while in use; what can be read of it is saved")
         log.info("agent_stopped")
@@ -116,7 +120,9 @@ class Service:
             birth=lambda oldest: self._birth(store.epoch, oldest),
             county_acknowledges=config.broker.acknowledgement == "county",
         )
+        farewell = _state_message(sender, "stopped")
         judge = Judge(self._rules(), episodes=await store(Store.open_episodes), new_id=self._new_id)
+        await self._end_orphans(judge, store)
         pipeline = Pipeline(store=store, judge=judge, committed=forwarder.wake)
         await pipeline.rebuild()
         buses = [Bus(settings) for settings in config.buses]
@@ -125,21 +131,32 @@ class Service:
         for poller in pollers:
             poller.passed = heartbeat.passed
         try:
+            async with asyncio.TaskGroup() as committing:
+                committing.create_task(pipeline.run(), name="pipeline")
+                await self._until_stopped(store, pollers, self._broker(sender).run(forwarder.serve, farewell=farewell))
+                await pipeline.stop()
+        finally:
+            for bus in buses:
+                await asyncio.to_thread(bus.close)
+
+    async def _until_stopped(
+        self, store: StoreThread, pollers: Sequence[BusPoller], connection: Coroutine[Any, Any, None]
+    ) -> None:
+        """Run everything that hands readings in and messages out, until somebody asks to stop."""
+        try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_until_stopped(), name="stop")
-                tasks.create_task(pipeline.run(), name="pipeline")
+                tasks.create_task(self._wait_for_stop(), name="stop")
                 tasks.create_task(self._housekeeping(store), name="housekeeping")
-                tasks.create_task(
-                    self._broker(sender).run(forwarder.serve, farewell=_state_message(sender, "stopped")), name="broker"
-                )
+                tasks.create_task(connection, name="broker")
                 for poller in pollers:
                     tasks.create_task(poller.run(), name=f"poller-{poller.bus}")
                 self._announce()
         except* _Stop:
             self._notifier.stopping()
-        for bus in buses:
-            await asyncio.to_thread(bus.close)
-        await pipeline.finish()
+
+    async def _wait_for_stop(self) -> NoReturn:
+        await self._stop.wait()
+        raise _Stop
 
     async def _open_store(self) -> StoreThread:
         self._config.gateway.data_dir.mkdir(parents=True, exist_ok=True)
@@ -166,6 +183,19 @@ class Service:
         if not meters:
             return None
         return BusPoller(bus=bus, meters=meters, clock=self._clock, accept=pipeline.accept)
+
+    async def _end_orphans(self, judge: Judge, store: StoreThread) -> None:
+        """End the episodes of meters that the configuration no longer has."""
+        orphans = judge.orphans(self._clock.now())
+        if orphans:
+            try:
+                await store(lambda store: store.commit([], orphans))
+            except StoreDamaged:
+                raise
+            except StoreError as error:
+                log.error("orphans_not_cleared: %s; the next start tries again", error)
+            else:
+                log.warning("alerts_cleared meters=%s: no longer configured", ",".join(str(o.meter) for o in orphans))
 
     def _rules(self) -> dict[str, Rule]:
         return {
@@ -207,9 +237,14 @@ class Service:
         self._notifier.ready(f"watching {meters} meters on {buses} buses")
 
     async def _housekeeping(self, store: StoreThread) -> NoReturn:
-        """Forget readings that no rule needs any more, and keep the store within its quota."""
+        """Forget readings that no rule needs any more, and keep the store within its quota.
+
+        Raises StoreDamaged when the file is gone; an open file without a name takes everything and keeps nothing.
+        """
         keep = history_readings(self._config)
         while True:
+            if not store.path.exists():
+                raise StoreDamaged(f"{store.path} is gone: somebody deleted it, or its disk was unmounted")
             try:
                 await store(lambda store: store.forget(keep_newest=keep))
                 dropped = await store(lambda store: store.make_room(bytes_max=STORE_BYTES_MAX))
@@ -234,15 +269,6 @@ def _version() -> str:
 
 class _Stop(Exception):
     """Somebody asked the service to stop."""
-
-
-async def _until_stopped() -> NoReturn:
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
-    raise _Stop
 
 
 def _state_message(sender: Sender, reason: str) -> Message:

@@ -7,7 +7,8 @@ short power cut into 12 silent hours for a whole village; taken too short it onl
     earlier clock   later clock    elapsed between two boots
     synced          synced         wall difference
     synced          unsynced       wall difference: a restored clock lags, it does not lead
-    unsynced        unsynced       wall difference: both lag alike, or both run on one real-time clock
+    unsynced        unsynced       from the last word of the one to the first of the other: both lag alike, or both run
+                                   on one real-time clock; what somebody set by hand in between is not counted
     unsynced        synced         time since the later boot: the earlier clock may have lagged by anything
 
 and it is never less than the time since the later boot. When a boot's clock becomes synced, the axis is built anew.
@@ -25,9 +26,13 @@ GAP_MS_MAX: Final = 60 * 86_400_000
 
 
 class Anchor(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the wall clock says that a boot began, and whether a time source backs it."""
+    """Where the wall clock says that a boot began, and whether a time source backs it.
 
-    booted_wall_ms: int
+    Somebody may set an unsynced clock by hand: then its first and its last word differ.
+    """
+
+    first_wall_ms: int
+    last_wall_ms: int
     trust: ClockTrust
 
 
@@ -42,8 +47,10 @@ class Timeline:
 
     def place(self, moment: Moment) -> int:
         """Return where a moment lies."""
-        if moment.boot_id not in self._anchors:
-            self._anchors[moment.boot_id] = _anchor(moment)
+        known = self._anchors.get(moment.boot_id)
+        # What a synced moment says of a boot that was unsynced so far waits for the axis to be built anew.
+        if known is None or moment.trust is ClockTrust.UNSYNCED:
+            self._anchors[moment.boot_id] = _anchor(moment, known)
         if moment.boot_id != self._boot_id:
             if self._boot_id:
                 end_ms = self._offset_ms + self._newest_boottime_ms
@@ -63,18 +70,23 @@ class Timeline:
         before, after = self._anchors[self._boot_id], self._anchors[later.boot_id]
         if before.trust is ClockTrust.UNSYNCED and after.trust is ClockTrust.SYNCED:
             return later.boottime_ms
-        gap_ms = after.booted_wall_ms + later.boottime_ms - before.booted_wall_ms - self._newest_boottime_ms
+        gap_ms = after.first_wall_ms + later.boottime_ms - before.last_wall_ms - self._newest_boottime_ms
         return max(later.boottime_ms, gap_ms) if gap_ms <= GAP_MS_MAX else later.boottime_ms
 
 
 def anchors_of(moments: Iterable[Moment]) -> dict[str, Anchor]:
-    """Return the best anchor of every boot: the last synced moment, or the first one where none was."""
+    """Return the anchor of every boot: its last synced moment, or its first and last one where none was."""
     anchors: dict[str, Anchor] = {}
     for moment in moments:
-        if moment.trust is ClockTrust.SYNCED or moment.boot_id not in anchors:
-            anchors[moment.boot_id] = _anchor(moment)
+        anchors[moment.boot_id] = _anchor(moment, anchors.get(moment.boot_id))
     return anchors
 
 
-def _anchor(moment: Moment) -> Anchor:
-    return Anchor(booted_wall_ms=moment.wall_ms - moment.boottime_ms, trust=moment.trust)
+def _anchor(moment: Moment, known: Anchor | None) -> Anchor:
+    """Return what is known of a boot after another moment of it."""
+    wall_ms = moment.wall_ms - moment.boottime_ms
+    if moment.trust is ClockTrust.SYNCED or known is None:
+        return Anchor(first_wall_ms=wall_ms, last_wall_ms=wall_ms, trust=moment.trust)
+    if known.trust is ClockTrust.SYNCED:
+        return known
+    return msgspec.structs.replace(known, last_wall_ms=wall_ms)

@@ -112,7 +112,8 @@ async def commit_costs(folder: Path, size: Size) -> tuple[list[Cost], list[Cost]
 
     async def judge_and_commit(batch: Sequence[Reading]) -> None:
         await pipeline.accept(batch)
-        await pipeline.finish()
+        await pipeline.stop()
+        await pipeline.run()
 
     ours, floors = [], []
     batches = households.cycles(meters=size.meters, first=WARM_CYCLES, count=size.cycles)
@@ -259,17 +260,19 @@ def measure_start(path: Path, meters: int, *, plainly: bool) -> dict[str, float]
     """Run in a process of its own: rebuild the judge from a store, or only step through the rows of its readings."""
     before = memory_kib()["rss"]
     began_s = time.perf_counter()
+    rows = 0
     if plainly:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
             for _ in connection.execute(
                 "select * from reading join boot on boot.id = reading.boot order by reading.id"
             ):
-                pass
+                rows += 1
     else:
         store = Store(path)
         asyncio.run(new_pipeline(store, new_judge(meters)).rebuild())
         store.close()
-    return {"seconds": time.perf_counter() - began_s, "before_kib": before, "peak_kib": memory_kib()["peak"]}
+    seconds = time.perf_counter() - began_s
+    return {"seconds": seconds, "rows": rows, "before_kib": before, "peak_kib": memory_kib()["peak"]}
 
 
 def in_its_own_process(*options: object) -> dict[str, float]:
@@ -331,12 +334,14 @@ def report_commits(report: Report, ours: list[Cost], floors: list[Cost], size: S
 def report_start(folder: Path, report: Report, size: Size) -> None:
     path = folder / "history.db"
     store = Store(path, new_epoch=EPOCH)
-    batches = households.cycles(meters=size.meters, count=size.history_cycles)
-    store.adopt((reading for batch in batches for reading in batch), ())
+    for batch in households.cycles(meters=size.meters, count=size.history_cycles):
+        store.adopt(batch, ())
     store.close()
     readings = size.meters * size.history_cycles
     ours = in_its_own_process("--start-from", path, "--meters", size.meters)
     plain = in_its_own_process("--start-from", path, "--meters", size.meters, "--plainly")
+    if plain["rows"] != readings:
+        fail(f"the history holds {plain['rows']:.0f} of {readings} readings")
     note = f"{readings:,} readings, {ours['seconds'] / readings * 1e6:.1f} µs each"
     report.add(
         "start: the judge rebuilt", ours["seconds"], "s", "stepping through the rows", plain["seconds"], None, note

@@ -65,9 +65,7 @@ def describe(event: Event, *, timezone: datetime.tzinfo | None = None) -> Text:
         case AlertStep():
             _describe_alert(line, event, timezone=timezone)
         case GatewayChange(online=True):
-            store = (
-                "; 新存储 NEW STORE, 旧的未发数据已失 what the old one had not sent is lost" if event.new_store else ""
-            )
+            store = "; 新存储 NEW STORE, 编号从 1 重新开始 numbering begins anew" if event.new_store else ""
             _add(line, f"网关上线 gateway online  {where}{_about(event)}{store}", style="green")
         case GatewayChange():
             _add(line, f"网关离线 GATEWAY OFFLINE  {where}{_about(event)}", style="bold magenta")
@@ -114,8 +112,10 @@ def evidence_text(evidence: dict[str, Any], *, timezone: datetime.tzinfo | None 
         span = _litres(most) if least == most else f"{_litres(least)}–{_litres(most)}"
         text = f"{evidence.get('window_h', '?')} h 用水 used {span} L"
         text += f", 阈值 limit {_litres(threshold)} L"
-        if isinstance(evidence.get("last_use_at"), str):
-            text += f", 最后用水 last use {local_time(evidence['last_use_at'], timezone=timezone)}"
+        bounds = evidence.get("last_use_after"), evidence.get("last_use_before")
+        if all(isinstance(bound, str) for bound in bounds):
+            after, before = (local_time(str(bound), timezone=timezone) for bound in bounds)
+            text += f", 最后用水 last use {after}–{before.removeprefix(after[:11])}"
     else:
         text = ", ".join(_figure(name, value, timezone=timezone) for name, value in evidence.items())
     return text if len(text) <= _EVIDENCE_CHARACTERS_MAX else text[: _EVIDENCE_CHARACTERS_MAX - 1] + "…"

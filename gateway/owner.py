@@ -3,7 +3,7 @@
 import asyncio
 import concurrent.futures
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -17,10 +17,21 @@ class OwnerThread:
     async def run(self, work: Callable[[], T]) -> T:
         """Return what `work` returns on the thread, or raise what it raises.
 
-        A cancelled caller does not stop work that has begun: the resource stays consistent.
+        A caller that is cancelled no longer waits, but the work is done all the same: what was handed over is not lost.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(_forget_outcome)
+            raise
 
     def stop(self) -> None:
-        """Finish the work under way, refuse the rest, end the thread."""
+        """Finish the work under way, drop what nobody waits for any more, end the thread."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _forget_outcome(future: "asyncio.Future[Any]") -> None:
+    """Take note of an error that nobody waits for, so that asyncio does not report it as lost."""
+    if not future.cancelled():
+        future.exception()

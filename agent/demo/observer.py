@@ -151,7 +151,8 @@ class Observer:
         window = self._windows[reading.meter]
         window.add(reading.at.wall_ms, reading.volume_ml)
         least_ml, most_ml = window.usage()
-        self._usage[reading.meter] = Usage(least_ml=least_ml, most_ml=most_ml, last_use_ms=window.last_use())
+        last_use = window.last_use()
+        self._usage[reading.meter] = Usage(least_ml=least_ml, most_ml=most_ml, last_use_ms=last_use and last_use[1])
 
     def _look_at_county(self) -> None:
         try:

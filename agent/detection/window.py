@@ -21,7 +21,7 @@ Portable: also runs on MicroPython.
 LOW, ENOUGH, UNSURE = "low", "enough", "unsure"
 
 # Runs of equal register values that are kept. A home that uses water at every poll fills 144 in 12 h at 5 min; beyond
-# the limit every other run is forgotten, which only widens the interval: the rule gets slower, never wrong.
+# the limit they are thinned out to one in about 3 min of 12 h, which widens the interval by the use of so many minutes.
 RUNS_MAX = 512
 
 
@@ -74,9 +74,12 @@ class Window:
         start = self.start()
         return now - self._value[index], None if start is None else now - start[1]
 
-    def last_use(self) -> "int | None":
-        """Return when the register was first seen at its present value, None where it was never seen to change."""
-        return self._first[-1] if len(self._value) > 1 else None
+    def last_use(self) -> "tuple[int, int] | None":
+        """Return between which readings water last ran: the last one before it and the first one after it.
+
+        None where the register was never seen to change.
+        """
+        return (self._last[-2], self._first[-1]) if len(self._value) > 1 else None
 
     def _covering(self, begin: int) -> int:
         index = 0
@@ -93,8 +96,16 @@ class Window:
             del self._first[:index], self._last[:index], self._value[:index]
 
     def _thin(self) -> None:
-        keep = RUNS_MAX // 4  # the newest stay exact
-        del self._first[1:-keep:2], self._last[1:-keep:2], self._value[1:-keep:2]
+        """Keep at most one run in each 256th part of the window, and the newest two."""
+        least = self.length // (RUNS_MAX // 2)
+        kept = [0]
+        for index in range(1, len(self._first) - 2):
+            if self._first[index] - self._first[kept[-1]] > least:
+                kept.append(index)
+        kept += [len(self._first) - 2, len(self._first) - 1]
+        self._first = [self._first[index] for index in kept]
+        self._last = [self._last[index] for index in kept]
+        self._value = [self._value[index] for index in kept]
 
 
 class LowUsage:

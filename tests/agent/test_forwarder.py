@@ -10,7 +10,7 @@ from readings import at, shows
 from agent import forwarder as forwarder_module
 from agent.forwarder import Forwarder, Sender
 from gateway.broker import BrokerError
-from gateway.store import Store
+from gateway.store import Store, StoreError
 from protocols import contract
 from protocols.contract import AlertBody, AlertState, Kind, Level, State, Stream
 
@@ -296,3 +296,87 @@ async def test_every_message_follows_the_contract(store):
             contract.decode(contract.Leaf(kind), msgspec.json.encode(message))
         tombstone = next(message for kind, message in serving.session.sent if kind == "telemetry")
     assert tombstone["dropped"]["readings"] == 1
+
+
+async def test_no_telemetry_before_the_last_of_many_alerts(store):
+    fill(store, alerts=60, cycles=1)
+    async with Serving(store) as serving:
+        kinds = [kind for kind, _ in serving.session.sent]
+    assert kinds == ["state", *["alert"] * 60, "telemetry"]
+
+
+class Refusing(StoreHere):
+    """A store that cannot write, or cannot be read, while `failing` names the method."""
+
+    failing = None
+
+    async def __call__(self, work):
+        await asyncio.sleep(0)
+        if self.failing and self.failing in _names_in(work):
+            raise StoreError("disk I/O error")
+        return work(self.store)
+
+
+def _names_in(work):
+    code = getattr(work, "__code__", None)
+    return code.co_names if code else repr(work)
+
+
+@pytest.fixture
+def refusing(tmp_path):
+    here = Refusing(tmp_path / "store.db")
+    yield here
+    here.store.close()
+
+
+async def test_a_receipt_that_cannot_be_stored_ends_nothing_and_is_asked_for_again(refusing, monkeypatch):
+    monkeypatch.setattr(forwarder_module, "RESEND_S_MIN", {Stream.ALERT: 0.05, Stream.TELEMETRY: 0.05})
+    fill(refusing, alerts=1)
+    async with Serving(refusing) as serving:
+        refusing.failing = "acknowledge"
+        serving.session.acknowledge(alert=1)
+        await serving.settle()
+        assert waiting(refusing, Stream.ALERT) == 1
+        refusing.failing = None
+        await asyncio.sleep(0.2)
+        assert len(serving.session.seqs("alert")) > 1, "sent again"
+        serving.session.acknowledge(alert=1)
+        await serving.settle()
+        assert waiting(refusing, Stream.ALERT) == 0
+
+
+async def test_an_outbox_that_cannot_be_read_is_tried_again_without_news(refusing, monkeypatch):
+    monkeypatch.setattr(forwarder_module, "RESEND_S_MIN", {Stream.ALERT: 0.05, Stream.TELEMETRY: 0.05})
+    fill(refusing, alerts=1)
+    refusing.failing = "outgoing"
+    async with Serving(refusing) as serving:
+        refusing.failing = None
+        await asyncio.sleep(0.15)
+        assert serving.session.seqs("alert")[:1] == [1]
+
+
+async def test_a_store_that_cannot_be_read_at_the_start_ends_the_session_only(refusing):
+    refusing.failing = "status"
+    with pytest.raises(BrokerError, match="outbox cannot be read"):
+        await make(refusing).serve(Session())
+
+
+async def test_back_filling_is_slowed_down(store, monkeypatch):
+    monkeypatch.setattr(forwarder_module, "TELEMETRY_PAUSE_S", 0.02)
+    fill(store, cycles=50)
+    async with Serving(store) as serving:
+        await asyncio.sleep(0.2)
+        assert 2 <= len(serving.session.seqs("telemetry")) <= 11
+
+
+def test_waits_for_receipts_grow_up_to_a_limit():
+    progress = forwarder_module._Progress(Stream.ALERT, acked_seq=0, now=0.0)
+    progress.sent(1, now=0.0)
+    waits = []
+    for _ in range(20):
+        waits.append(progress.resend_in_s(0.0))
+        progress.start_again(now=0.0, jitter=0.5)
+        progress.sent(1, now=0.0)
+    assert waits[0] == forwarder_module.RESEND_S_MIN[Stream.ALERT]
+    assert waits == sorted(waits)
+    assert waits[-1] == forwarder_module.RESEND_S_MAX

@@ -1,9 +1,11 @@
 """From readings to alert steps: one episode, its evidence, and what must not raise anything."""
 
+import msgspec
 import pytest
-from readings import shows, silent
+from readings import at, shows, silent
 
-from agent.judge import Judge, Rule
+from agent.detection.window import LOW, LowUsage
+from agent.judge import JITTER_ML, Judge, Rule
 from agent.timeline import anchors_of
 from protocols.contract import AlertState, Kind, Level, instant
 from protocols.reading import ClockTrust
@@ -42,7 +44,8 @@ def test_the_evidence_lets_the_county_check_the_decision(judge):
         "to": opened.at,
         "register_from_ml": 500_000,
         "register_to_ml": 560_000,
-        "last_use_at": opened.at,
+        "last_use_after": instant(shows("m-1", 2, 0).at.wall_ms),
+        "last_use_before": opened.at,
     }
     assert opened.since == opened.evidence["from"]
 
@@ -107,3 +110,51 @@ def test_a_synced_clock_after_a_reboot_asks_for_a_replay(judge):
     judge.feed(blind)
     assert not judge.wants_replay(blind.at)
     assert judge.wants_replay(shows("m-1", 0.2, 500, boot="boot-2").at)
+
+
+def test_a_replay_begins_anew_whatever_was_seen_before(judge, new_id):
+    history = [shows("m-1", hour, 500 + hour) for hour in range(20)]
+    for reading in history[:7]:
+        judge.feed(reading)
+    fresh = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
+    for each in (judge, fresh):
+        each.replay(history, anchors_of(reading.at for reading in history))
+    assert judge._past.low_usage["m-1"].window.__dict__ == fresh._past.low_usage["m-1"].window.__dict__
+
+
+def test_a_replay_that_fails_half_way_changes_nothing(judge):
+    judge.feed(shows("m-1", 0, 500))
+
+    def torn():
+        yield shows("m-1", 0, 500)
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        judge.replay(torn(), {})
+    assert len(steps(judge, [shows("m-1", 13, 500)])) == 1
+
+
+def test_a_missing_reading_after_a_reboot_still_counts_as_time(judge):
+    judge.feed(shows("m-1", 5, 500))
+    first = msgspec.structs.replace(silent("m-1", 0.1), at=at(0.1, boot="boot-2"))
+    wall_ms = at(19).wall_ms
+    judge.feed(msgspec.structs.replace(first, at=msgspec.structs.replace(first.at, wall_ms=wall_ms)))
+    after = shows("m-1", 0.2, 500, boot="boot-2")
+    after = msgspec.structs.replace(after, at=msgspec.structs.replace(after.at, wall_ms=wall_ms + 360_000))
+    assert [step.state for step in judge.feed(after)] == [AlertState.OPEN]
+
+
+def test_a_step_back_of_just_the_jitter_wavers_and_one_more_is_another_register():
+    for back_ml, verdict_low in ((JITTER_ML, True), (JITTER_ML + 1, False)):
+        rule = LowUsage(RULE.window_ms, RULE.threshold_ml, JITTER_ML)
+        rule.feed(0, 500_000)
+        assert (rule.feed(13 * 3_600_000, 500_000 - back_ml) == LOW) is verdict_low
+
+
+def test_the_episode_of_a_meter_that_is_no_longer_configured_ends(judge, new_id):
+    (opened,) = steps(judge, [shows("m-1", hour, 500) for hour in range(14)])
+    smaller = Judge({"m-2": RULE}, episodes=[opened], new_id=new_id)
+    (cleared,) = smaller.orphans(at(15))
+    assert (cleared.id, cleared.state, cleared.at) == (opened.id, AlertState.CLEARED, instant(at(15).wall_ms))
+    assert "no longer" in cleared.evidence["reason"]
+    assert smaller.orphans(at(15)) == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import itertools
 
 from agent.poller import SKIP_CYCLES_MAX, BusPoller, PolledMeter
 from gateway.line import LineSettings
@@ -37,20 +38,26 @@ class HandClock:
 
 
 class FakeBus:
-    """Meters by name; a dead one takes its timeout, the others a moment."""
+    """Meters by name; a dead one takes its timeout, and the next one waits as long again; the others a moment."""
 
     def __init__(self, clock, dead=()):
         self.settings = LineSettings(name="rs485-1", port="/dev/null")
         self.dead = set(dead)
         self.lost = False
+        self.broken = set()
+        self.timeout_s, self.answer_s = 0.5, 0.05
         self.asked = []
         self._clock = clock
+        self._hold_off_s = 0.0
 
     async def read(self, meter):
         self.asked.append((round(self._clock.boot_s, 3), meter))
         if self.lost:
             raise PortLost("gone")
-        self._clock.pass_time(0.5 if meter in self.dead else 0.05)
+        if meter in self.broken:
+            raise ZeroDivisionError("a bug")
+        self._clock.pass_time(self._hold_off_s + (self.timeout_s if meter in self.dead else self.answer_s))
+        self._hold_off_s = min(1.0, self.timeout_s) if meter in self.dead else 0.0
         if meter in self.dead:
             raise NoResponse("no answer")
         return Measurement(volume_ml=1000)
@@ -170,9 +177,9 @@ async def test_on_a_line_that_is_never_idle_the_dead_get_a_share_and_the_living_
     await rig.run_until(3600)
     count = collections.Counter(meter for _, meter in rig.bus.asked)
     living_s = sum(count[name] for name in names[3:]) * 0.05
-    dead_s = sum(count[name] for name in names[:3]) * 0.5
-    assert dead_s / (living_s + dead_s) < 0.03
-    assert min(count[name] for name in names[:3]) >= 3600 * 0.02 / 0.5 / 3 * 0.5, "each gets its part of the share"
+    dead_s = 3600 - living_s  # what the dead cost: their timeouts, and the silence after each
+    assert dead_s / 3600 < 0.02 + 3 / 3600, "the share, and the first questions, of which nobody knew the cost"
+    assert min(count[name] for name in names[:3]) >= 3600 * 0.02 / 1.5 / 3, "each gets its part of the share"
 
 
 async def test_when_nobody_answers_all_are_asked():
@@ -180,3 +187,43 @@ async def test_when_nobody_answers_all_are_asked():
     await rig.run_until(24 * 3600)
     count = collections.Counter(meter for _, meter in rig.bus.asked)
     assert min(count.values()) >= 288 / SKIP_CYCLES_MAX
+
+
+async def test_a_port_that_is_back_in_a_moment_costs_nobody_a_poll():
+    rig = Rig([f"m-{number}" for number in range(20)])
+    rig.bus.lost = True
+    task = asyncio.create_task(rig.run_until(60))
+    while rig.clock.boot_s < 2:
+        await asyncio.sleep(0)
+    rig.bus.lost = False
+    await task
+    first = rig.readings[:20]
+    assert [reading.volume_ml for reading in first] == [1000] * 20
+    assert first[-1].at.boottime_ms < 5000
+
+
+async def test_a_bug_in_one_meters_codec_stops_nobody(caplog):
+    rig = Rig(["m-1", "m-2"])
+    rig.bus.broken.add("m-1")
+    await rig.run_until(3600)
+    assert {reading.reason for reading in rig.readings if reading.meter == "m-1"} == {"bug"}
+    assert len([reading for reading in rig.readings if reading.volume_ml is not None]) >= 12
+    (record,) = caplog.records
+    assert record.exc_info, "the traceback of our own bug is in the log, once"
+
+
+async def test_a_dead_meter_that_costs_more_than_can_be_saved_up_is_still_asked():
+    rig = Rig(["m-1", "m-2"], dead=["m-1"], poll_every_s=0.1)
+    rig.bus.timeout_s = 36  # six attempts at five seconds and their hold-offs
+    rig.bus.answer_s = 0.1  # the other one keeps the line busy
+    await rig.run_until(24 * 3600)
+    asked = [when for when, meter in rig.bus.asked if meter == "m-1"]
+    assert len(asked) > 10
+    assert max(later - earlier for earlier, later in itertools.pairwise(asked)) < 2 * 36 / 0.02
+
+
+async def test_a_meter_that_is_read_hourly_is_not_left_for_longer_than_half_an_hour_more():
+    rig = Rig(["m-1"], dead=["m-1"], poll_every_s=3600)
+    await rig.run_until(48 * 3600)
+    asked = [when for when, _ in rig.bus.asked]
+    assert max(later - earlier for earlier, later in itertools.pairwise(asked)) <= 3600 + 1

@@ -2,6 +2,8 @@
 
 import random
 
+import pytest
+
 from agent.timeline import GAP_MS_MAX, Timeline, anchors_of
 from protocols.reading import ClockTrust, Moment
 
@@ -42,6 +44,16 @@ def test_a_restored_clock_may_lag_so_its_difference_is_a_lower_bound():
 
 def test_an_earlier_clock_that_may_have_lagged_proves_nothing():
     assert elapsed_h(moment("a", 5, 100, synced=False), moment("b", 0.1, 114)) == 0.1
+
+
+def test_a_clock_set_by_hand_before_a_reboot_does_not_make_the_reboot_long():
+    # The clock lags 20 h, a technician sets it, then the power is off for six minutes.
+    history = [
+        moment("a", 1, 80, synced=False),
+        moment("a", 2, 101, synced=False),
+        moment("b", 0.1, 101.1, synced=False),
+    ]
+    assert elapsed_h(*history) - 1 == pytest.approx(0.1)
 
 
 def test_a_clock_that_leaps_by_years_proves_nothing():

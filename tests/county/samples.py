@@ -29,7 +29,8 @@ EVIDENCE = {
     "threshold_ml": 100_000,
     "usage_min_ml": 0,
     "usage_max_ml": 43_100,
-    "last_use_at": "2026-11-21T08:10:00.000Z",
+    "last_use_after": "2026-11-21T08:05:00.000Z",
+    "last_use_before": "2026-11-21T08:10:00.000Z",
 }
 
 
