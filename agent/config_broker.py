@@ -25,7 +25,9 @@ SCHEME_MEANT: Final = {
 }
 ACKNOWLEDGEMENTS: Final = ("county", "broker")
 TLS_KEYS: Final = ("ca_file", "cert_file", "key_file")
-_HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?")
+# Labels of at most 63 characters, 253 in all (RFC 1035 section 2.3.4, without the length bytes of the wire).
+_LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST: Final = re.compile(rf"(?=.{{1,253}}\.?\Z){_LABEL}(?:\.{_LABEL})*\.?")
 
 
 class _Target(msgspec.Struct, frozen=True, kw_only=True):

@@ -220,8 +220,9 @@ def _read_threshold(table: Table) -> int:
     if not table.is_good("threshold_m3"):
         return 0
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
-        digits = re.search(r"[0-9]{1,9}([.][0-9]{1,9})?", text.replace(",", "."))
-        better = digits[0] if digits and Fraction(digits[0]) and not text.startswith("-") else THRESHOLD_M3_DEFAULT
+        # "0,1" and "0.1 m³" say what was meant; "1e-1" or "100 L" would be guessed wrongly by their first digits.
+        meant = re.fullmatch(r"([0-9]{1,9}(?:[.][0-9]{1,9})?)\s*(?:m3|m³|m\^3)?", text.strip().replace(",", "."))
+        better = meant[1] if meant and Fraction(meant[1]) else THRESHOLD_M3_DEFAULT
         table.problem("threshold_m3", f'{shown(text)} is not a decimal number of cubic metres — write "{better}"')
         return 0
     threshold_ml = Fraction(text) * 1_000_000

@@ -19,7 +19,8 @@ import msgspec
 from agent.pipeline import StoreCalls
 from gateway.broker import BrokerError, Message, Session
 from gateway.clock import Clock
-from gateway.store import Outgoing, StoreError
+from gateway.store import Outgoing, StoreError, StoreRolledBack
+from gateway.ulid import new_ulid
 from protocols import contract
 from protocols.contract import Ack, Alert, Leaf, State, Stream, Telemetry, TelemetryReading
 from protocols.errors import ContractError
@@ -113,6 +114,7 @@ class Forwarder:
         self._news = asyncio.Event()
         self._progress: dict[Stream, _Progress] = {}
         self._foreign_epochs: set[str] = set()
+        self._invalid_acks = 0
         self._not_understood: set[tuple[Stream, int]] = set()
 
     def wake(self) -> None:
@@ -122,14 +124,18 @@ class Forwarder:
     async def serve(self, session: Session) -> None:
         """Send and listen until the connection is lost: raises BrokerError (in a group)."""
         now = _now()
+        # The epoch may have changed since the last session: see `Store.acknowledge`.
+        epoch = await self._store(operator.attrgetter("epoch"))
+        self._sender = msgspec.structs.replace(self._sender, epoch=epoch)
         for stream in Stream:
             try:
                 status = await self._store(operator.methodcaller("status", stream))
             except StoreError as error:
                 raise BrokerError(f"the outbox cannot be read: {error}") from error  # ends the session, not the service
             self._progress[stream] = _Progress(stream, acked_seq=status.acked_seq, now=now)
-        birth = contract.encode(self._birth({stream: each.acked_seq + 1 for stream, each in self._progress.items()}))
-        await session.publish(Message(topic=self._sender.topic(Leaf.STATE), payload=birth, retain=True))
+        birth = self._birth({stream: each.acked_seq + 1 for stream, each in self._progress.items()})
+        payload = contract.encode(msgspec.structs.replace(birth, epoch=epoch))
+        await session.publish(Message(topic=self._sender.topic(Leaf.STATE), payload=payload, retain=True))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(session), name="forwarder-listen")
             tasks.create_task(self._send(session), name="forwarder-send")
@@ -168,10 +174,10 @@ class Forwarder:
         await session.publish(Message(topic=self._sender.topic(Leaf(message.stream)), payload=self._payload(message)))
         progress.sent(message.seq, now=_now())
         if not self._county_acknowledges:
-            await self._acknowledge({message.stream: message.seq}, ())
+            await self._acknowledge({message.stream: message.seq}, (), epoch=message.epoch)
 
     def _payload(self, message: Outgoing) -> bytes:
-        envelope = {"gateway": self._sender.gateway, "epoch": self._sender.epoch}
+        envelope = {"gateway": self._sender.gateway, "epoch": message.epoch}
         sent_at = contract.instant(self._clock.now().wall_ms)
         if message.alert is not None:
             return contract.encode(
@@ -213,7 +219,9 @@ class Forwarder:
             try:
                 ack = contract.decode(Leaf.ACK, payload)
             except ContractError as error:
-                log.warning("ack_invalid payload=%r: %s", payload[:200], error)
+                self._invalid_acks += 1
+                if self._invalid_acks <= MENTIONS_MAX:
+                    log.warning("ack_invalid payload=%r: %s", payload[:200], error)
                 continue
             assert isinstance(ack, Ack)
             if ack.epoch != self._sender.epoch:
@@ -222,14 +230,21 @@ class Forwarder:
             for item in ack.not_understood:
                 self._mention_not_understood(item)
             up_to = {Stream.ALERT: ack.alert_up_to, Stream.TELEMETRY: ack.telemetry_up_to}
-            await self._acknowledge(up_to, ack.not_understood)
+            await self._acknowledge(up_to, ack.not_understood, epoch=ack.epoch)
 
-    async def _acknowledge(self, up_to: dict[Stream, int], not_understood: tuple[contract.NotUnderstood, ...]) -> None:
+    async def _acknowledge(
+        self, up_to: dict[Stream, int], not_understood: tuple[contract.NotUnderstood, ...], *, epoch: str
+    ) -> None:
         wall_ms = self._clock.now().wall_ms
+        new_epoch = new_ulid(wall_ms)
         try:
             acked = await self._store(
-                lambda store: store.acknowledge(up_to, wall_ms=wall_ms, not_understood=not_understood)
+                lambda store: store.acknowledge(
+                    up_to, wall_ms=wall_ms, not_understood=not_understood, epoch=epoch, new_epoch=new_epoch
+                )
             )
+        except StoreRolledBack as error:
+            raise BrokerError(f"the store was rolled back and has a new epoch: {error}") from error  # ends the session
         except StoreError as error:
             log.error("ack_not_stored: %s; the messages stay and are sent again", error)
             return
@@ -243,10 +258,11 @@ class Forwarder:
         if key not in self._not_understood and len(self._not_understood) < MENTIONS_MAX:
             self._not_understood.add(key)
             log.error(
-                "message_not_understood stream=%s seq=%d: the county says %r; it is kept aside, see `shuiwang status`",
+                "message_not_understood stream=%s seq=%d: the county says %r; our copy is kept aside in the store: report"
+                " it to the county platform's maintainers",
                 item.stream,
                 item.seq,
-                item.reason,
+                item.reason[:200],
             )
 
     def _mention_epoch(self, epoch: str) -> None:

@@ -34,7 +34,8 @@ def store_telemetry(store: Store, topic: Topic, message: Telemetry) -> None:
 def store_alert(store: Store, topic: Topic, message: Alert, *, received_at: str) -> AlertStep:
     """Store a step of an episode and return what people are told of it.
 
-    The episode shows its newest step, whichever way the messages came: the highest (epoch, seq).
+    The episode shows its newest step, whichever way the messages came: the highest `seq` of the epoch that was heard of
+    last. The epochs themselves say nothing of their order: a box without a clock makes its ULIDs in 1970.
     """
     body = message.alert
     row: dict[str, Any] = {
@@ -57,7 +58,11 @@ def store_alert(store: Store, topic: Topic, message: Alert, *, received_at: str)
     newest = store.row(
         "SELECT epoch, seq FROM alerts WHERE county=? AND gateway=? AND id=?", topic.county, topic.gateway, body.id
     )
-    superseded = newest is not None and (newest["epoch"], newest["seq"]) > (message.epoch, message.seq)
+    superseded = newest is not None and (
+        newest["seq"] > message.seq
+        if newest["epoch"] == message.epoch
+        else store.is_earlier_epoch(topic.county, topic.gateway, message.epoch, than=newest["epoch"])
+    )
     if not superseded:
         store.replace("alerts", row)
     return AlertStep(

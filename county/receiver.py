@@ -7,7 +7,8 @@ commit; what it returns may be published, and published again. The rules, in the
 2. A numbered message that cannot be understood is stored as it came, takes its place in the stream, and every
    acknowledgement names it as `not_understood`. The same number, understood later, takes that place over.
 3. A number that is held already is dropped and acknowledged again. If it says something else than the one held, the
-   gateway counts twice (a copied memory card): it is set aside, named as `not_understood`, and told.
+   gateway counts twice (a copied memory card, an old one put back): it is set aside, named as `not_understood` with
+   `held_otherwise`, and told.
 4. `up_to` ends before the first hole. Only a birth that names its `oldest_…` message can move it across one.
 """
 
@@ -26,7 +27,8 @@ from protocols.errors import ContractError
 # Set aside is what nobody asked for: bounded, so that a broken or hostile sender cannot fill the county's disk.
 SET_ASIDE_ROWS_MAX: Final = 10_000
 SET_ASIDE_BYTES_MAX: Final = 64 * 1024 * 1024
-# Every acknowledgement repeats the newest of these, because the one that named them first may have been lost.
+# Every acknowledgement repeats the newest of these, and of what is held otherwise, because the one that named them
+# first may have been lost.
 NOT_UNDERSTOOD_REPEATED: Final = 20
 # Long enough for every text of ours; a hostile payload may be quoted in a reason.
 REASON_CHARACTERS_MAX: Final = 300
@@ -67,15 +69,18 @@ class _Source(msgspec.Struct, frozen=True, kw_only=True):
         return self.county, self.gateway, self.epoch, stream
 
 
+_Named = dict[tuple[Stream, int], NotUnderstood]
+
+
 class _Batch:
     """What one batch has collected so far."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.touched: dict[_Source, dict[tuple[Stream, int], str]] = {}  # with what was not understood just now
+        self.touched: dict[_Source, _Named] = {}  # with what was not understood just now
         self.set_aside: dict[tuple[str, str], MessageSetAside] = {}
 
-    def touch(self, source: _Source) -> dict[tuple[Stream, int], str]:
+    def touch(self, source: _Source) -> _Named:
         return self.touched.setdefault(source, {})
 
 
@@ -133,6 +138,7 @@ class Receiver:
         stream = Stream(topic.leaf)
         batch.touch(source)
         self._saw(topic, message)
+        self._store.know(source.key(stream))
         held = self._store.row(
             "SELECT payload, not_understood FROM messages"
             " WHERE county=? AND gateway=? AND epoch=? AND stream=? AND seq=?",
@@ -143,7 +149,11 @@ class Receiver:
             if not same_content(decoded, topic.leaf, held["payload"]):
                 reason = f"{stream} {decoded.seq} of epoch {decoded.epoch} is held already and says something else"
                 self._set_aside(message, reason, batch, topic=topic)
-                batch.touch(source)[stream, decoded.seq] = reason
+                place = dict(zip(("county", "gateway", "epoch", "stream"), source.key(stream), strict=True))
+                self._store.insert("held_otherwise", place | {"seq": decoded.seq, "reason": reason})
+                batch.touch(source)[stream, decoded.seq] = NotUnderstood(
+                    stream=stream, seq=decoded.seq, reason=reason, held_otherwise=True
+                )
             return
         self._store_message(message, source, stream, decoded.seq, not_understood=None)
         if isinstance(decoded, Alert):
@@ -172,7 +182,7 @@ class Receiver:
             return
         source = _Source(county=topic.county, gateway=topic.gateway, epoch=number.epoch)
         stream = Stream(topic.leaf)
-        batch.touch(source)[stream, number.seq] = reason
+        batch.touch(source)[stream, number.seq] = NotUnderstood(stream=stream, seq=number.seq, reason=reason)
         if self._store_message(message, source, stream, number.seq, not_understood=reason):
             self._set_aside(message, reason, batch, topic=topic)
 
@@ -305,7 +315,7 @@ class Receiver:
         if evicted:
             self._store.count(EVICTED_COUNTER, add=evicted)
 
-    def _ack(self, source: _Source, named: dict[tuple[Stream, int], str]) -> Outgoing:
+    def _ack(self, source: _Source, named: _Named) -> Outgoing:
         """Return what is stored of an epoch, as its gateway is told."""
         repeated = self._store.rows(
             "SELECT stream, seq, not_understood AS reason FROM messages WHERE county=? AND gateway=? AND epoch=?"
@@ -315,16 +325,30 @@ class Receiver:
             source.epoch,
             NOT_UNDERSTOOD_REPEATED,
         )
-        all_named = {(Stream(row["stream"]), int(row["seq"])): str(row["reason"]) for row in repeated} | named
+        repeated += self._store.rows(
+            "SELECT stream, seq, reason, 1 AS held_otherwise FROM held_otherwise"
+            " WHERE county=? AND gateway=? AND epoch=? ORDER BY rowid DESC LIMIT ?",
+            source.county,
+            source.gateway,
+            source.epoch,
+            NOT_UNDERSTOOD_REPEATED,
+        )
+        earlier = (
+            NotUnderstood(
+                stream=Stream(row["stream"]),
+                seq=int(row["seq"]),
+                reason=str(row["reason"]),
+                held_otherwise="held_otherwise" in row,
+            )
+            for row in repeated
+        )
+        all_named = {(item.stream, item.seq): item for item in earlier} | named
         ack = Ack(
             schema=contract.ACK_SCHEMA,
             epoch=source.epoch,
             alert_up_to=self._store.advance(source.key(Stream.ALERT)),
             telemetry_up_to=self._store.advance(source.key(Stream.TELEMETRY)),
-            not_understood=tuple(
-                NotUnderstood(stream=stream, seq=seq, reason=reason)
-                for (stream, seq), reason in sorted(all_named.items())
-            ),
+            not_understood=tuple(all_named[number] for number in sorted(all_named)),
         )
         topic = contract.topic(source.county, source.gateway, Leaf.ACK)
         return Outgoing(topic=topic, payload=contract.encode(ack))

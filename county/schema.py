@@ -96,6 +96,13 @@ def m0001_first_tables(database: sqlite_utils.Database) -> None:
     _create(database, "counters", {"name": str, "value": int}, pk="name")
 
 
+@MIGRATIONS()
+def m0002_held_otherwise(database: sqlite_utils.Database) -> None:
+    """Make a table of the numbers that came a second time with other content, so that each receipt can name them."""
+    columns = {**_PLACE, "reason": str}
+    _create(database, "held_otherwise", columns, pk=tuple(_PLACE))
+
+
 def _create(
     database: sqlite_utils.Database,
     name: str,

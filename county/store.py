@@ -66,12 +66,22 @@ class Store:
         """Run an UPDATE or DELETE; return how many rows it changed."""
         return self._database.execute(sql, parameters).rowcount
 
+    def know(self, key: tuple[str, str, str, Stream]) -> None:
+        """Note a stream, whose key is county, gateway, epoch and stream; rows of streams lie in the order of this."""
+        self.insert("streams", dict(zip(("county", "gateway", "epoch", "stream"), key, strict=True)) | {"up_to": 0})
+
+    def is_earlier_epoch(self, county: str, gateway: str, epoch: str, *, than: str) -> bool:
+        """Tell whether an epoch of a gateway was first heard of before another, whatever the clocks said then."""
+        sql = "SELECT epoch FROM streams WHERE county=? AND gateway=? AND epoch IN (?, ?) ORDER BY rowid LIMIT 1"
+        first = self.row(sql, county, gateway, epoch, than)
+        return epoch != than and first is not None and first["epoch"] == epoch
+
     def advance(self, key: tuple[str, str, str, Stream], *, at_least: int = 0) -> int:
         """Move a stream's `up_to` to the end of the messages stored without a hole, and return it.
 
         `key` is county, gateway, epoch and stream. `at_least`: everything up to here counts as held.
         """
-        self.insert("streams", dict(zip(("county", "gateway", "epoch", "stream"), key, strict=True)) | {"up_to": 0})
+        self.know(key)
         before = self.up_to(key)
         up_to = max(before, at_least)
         held = "SELECT 1 FROM messages WHERE county=? AND gateway=? AND epoch=? AND stream=? AND seq=?"

@@ -12,63 +12,42 @@ One thread owns a Store (`gateway.owner`); another process may open one with `re
 """
 
 import functools
-import json
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-from gateway import store_file, store_schema, store_space
+from gateway import store_file, store_outbox, store_schema, store_space
 from gateway.store_file import (
     CHECKPOINT_PAGES,
     RESERVE_BYTES,
     Reserve,
     StoreDamaged,
     StoreError,
+    StoreRolledBack,
     is_full,
     translated,
     translated_when_opening,
 )
-from gateway.store_rows import decode_reading, row_of
-from protocols.contract import READINGS_PER_MESSAGE_MAX, AlertBody, AlertState, Dropped, NotUnderstood, Stream
+from gateway.store_outbox import Outgoing, StreamStatus
+from gateway.store_rows import READING_SQL, decode_alert, decode_reading, row_of
+from protocols.contract import READINGS_PER_MESSAGE_MAX, AlertBody, AlertState, NotUnderstood, Stream
 from protocols.reading import Reading
 
-__all__ = ["CHECKPOINT_PAGES", "Outgoing", "Store", "StoreDamaged", "StoreError", "StreamStatus"]
+__all__ = ["CHECKPOINT_PAGES", "Outgoing", "Store", "StoreDamaged", "StoreError", "StoreRolledBack", "StreamStatus"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_READING_SQL: Final = (
-    "select meter, wall_ms, trust, uncertainty_ms, boot.boot_id as boot_id, boottime_ms,"
-    " volume_ml, quality, reason, flags from reading join boot on boot.id = reading.boot"
-)
-_NEWEST_SQL: Final = f"{_READING_SQL} where reading.id in (select max(id) from reading group by meter)"
+_NEWEST_SQL: Final = f"{READING_SQL} where reading.id in (select max(id) from reading group by meter)"
 _NEWEST_VALUE_SQL: Final = (
-    f"{_READING_SQL} where reading.id in (select max(id) from reading where volume_ml is not null group by meter)"
+    f"{READING_SQL} where reading.id in (select max(id) from reading where volume_ml is not null group by meter)"
 )
 _INSERT_READING_SQL: Final = "insert into reading values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE_SQL: Final = {stream: f"delete from {stream} where seq <= ?" for stream in Stream}
-
-
-class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
-    """One message of the outbox, without the envelope that is put on when it is sent."""
-
-    stream: Stream
-    seq: int
-    readings: tuple[Reading, ...] | None = None
-    dropped: Dropped | None = None
-    alert: AlertBody | None = None
-
-
-class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a stream has come; `last_seq - acked_seq` messages wait."""
-
-    last_seq: int
-    acked_seq: int
-    acked_wall_ms: int | None
 
 
 class Store:
@@ -82,6 +61,7 @@ class Store:
         Raises StoreDamaged for a file that is not a sound store, StoreError where it cannot be opened at all.
         """
         self.path = path
+        self._renewed = False
         self._reserve = Reserve(path, size_bytes=reserve_bytes)
         try:
             self._open(new_epoch, read_only=read_only)
@@ -105,6 +85,8 @@ class Store:
                         store_schema.give_epoch(self._db, new_epoch)
                     store_schema.check(self._db)
                 self.epoch: str = self._scalar("select value from meta where key = 'epoch'")
+                # The county cannot have more of ours than was committed before, and what was handed out since.
+                self._offered = {} if read_only else {stream: self.status(stream).last_seq for stream in Stream}
             except StoreError as error:
                 self._db.close()
                 raise type(error)(f"{self.path}: {error}") from error
@@ -183,14 +165,14 @@ class Store:
     def history(self) -> Iterator[Reading]:
         """Yield the readings that the store still has, oldest first. Raises StoreError."""
         with translated("the history cannot be read"):
-            for row in self._db.query(f"{_READING_SQL} order by reading.id"):
+            for row in self._db.query(f"{READING_SQL} order by reading.id"):
                 yield decode_reading(row)
 
     def open_episodes(self) -> list[AlertBody]:
         """Return the newest step of every episode that is not cleared, oldest first. Raises StoreError."""
         with translated("the open episodes cannot be read"):
             rows = self._db.query("select body from episode where is_open order by id")
-            return [_alert_body(row["body"]) for row in rows]
+            return [decode_alert(row["body"]) for row in rows]
 
     # -- what the forwarder does ------------------------------------------------------------------------------------
 
@@ -209,59 +191,70 @@ class Store:
         Raises StoreError.
         """
         with translated("the outbox cannot be read"):
-            if stream is Stream.ALERT:
-                return self._outgoing_alerts(after_seq, limit)
-            rows = self._db.query("select * from telemetry where seq > ? order by seq limit ?", [after_seq, limit])
-            return [self._outgoing_telemetry(row) for row in list(rows)]
-
-    def _outgoing_alerts(self, after_seq: int, limit: int) -> list[Outgoing]:
-        # Historical: a later step of the same episode exists already.
-        rows = self._db.query(
-            "select alert.seq, alert.body, exists (select 1 from alert as later where later.episode = alert.episode"
-            " and later.seq > alert.seq) as historical from alert where seq > ? order by seq limit ?",
-            [after_seq, limit],
-        )
-        return [
-            Outgoing(
-                stream=Stream.ALERT,
-                seq=row["seq"],
-                alert=msgspec.structs.replace(_alert_body(row["body"]), historical=bool(row["historical"])),
-            )
-            for row in rows
-        ]
-
-    def _outgoing_telemetry(self, row: dict[str, Any]) -> Outgoing:
-        if row["dropped"] is not None:
-            dropped = msgspec.json.decode(row["dropped"], type=Dropped)
-            return Outgoing(stream=Stream.TELEMETRY, seq=row["seq"], dropped=dropped)
-        rows = self._db.query(
-            f"{_READING_SQL} where reading.id between ? and ? order by reading.id", [row["first_id"], row["last_id"]]
-        )
-        readings = tuple(decode_reading(reading) for reading in rows)
-        return Outgoing(stream=Stream.TELEMETRY, seq=row["seq"], readings=readings)
+            read = store_outbox.alerts if stream is Stream.ALERT else store_outbox.telemetry
+            messages = read(self._db, epoch=self.epoch, after_seq=after_seq, limit=limit)
+        if messages:
+            self._offered[stream] = max(self._offered.get(stream, 0), messages[-1].seq)
+        return messages
 
     def acknowledge(
-        self, up_to: dict[Stream, int], *, wall_ms: int, not_understood: Sequence[NotUnderstood] = ()
+        self,
+        up_to: dict[Stream, int],
+        *,
+        wall_ms: int,
+        not_understood: Sequence[NotUnderstood] = (),
+        epoch: str | None = None,
+        new_epoch: str = "",
     ) -> dict[Stream, int]:
         """Take messages out of the outbox that the county has stored; return the new end of each stream that moved.
 
-        What the county stored without understanding it is kept aside here as well. A number beyond the last message
-        was never sent by us: that part of the acknowledgement is ignored. Raises StoreError.
+        What the county stored without understanding it is kept aside here as well. Where it speaks of another `epoch`
+        than ours nothing happens. A number that was never sent by us, or under which the county holds something else,
+        proves that the store was rolled back: then nothing is taken out, what waits is numbered anew under `new_epoch`,
+        and StoreRolledBack is raised. That happens once at most while a store is open, so that no county can make us
+        send for ever; afterwards such a number is ignored. Without a `new_epoch` all that is committed counts as sent,
+        and what lies beyond is ignored. Raises StoreError.
         """
+        if epoch not in {None, self.epoch}:
+            return {}
+        if new_epoch and not self._renewed and (proof := self._proof_of_rollback(up_to, not_understood)):
+            self._renew(new_epoch, proof)
 
         def take_out() -> dict[Stream, int]:
             for item in not_understood:
                 self._set_aside(item, wall_ms)
-            return {stream: seq for stream, seq in up_to.items() if self._advance(stream, seq, wall_ms)}
+            sent = self._offered if new_epoch else {stream: self.status(stream).last_seq for stream in up_to}
+            return {stream: seq for stream, seq in up_to.items() if self._advance(stream, seq, sent[stream], wall_ms)}
 
         return self._write("an acknowledgement cannot be stored", take_out)
 
-    def _advance(self, stream: Stream, seq: int, wall_ms: int) -> bool:
-        status = self.status(stream)
-        if seq > status.last_seq:
-            log.error("ack_beyond_sent stream=%s up_to=%d last_seq=%d: ignored", stream, seq, status.last_seq)
+    def _proof_of_rollback(self, up_to: dict[Stream, int], not_understood: Sequence[NotUnderstood]) -> str | None:
+        for stream, seq in up_to.items():
+            if seq > self._offered[stream]:
+                return f"the county has {stream} {seq}, we have sent {self._offered[stream]} at most"
+        for item in not_understood:
+            if item.held_otherwise and item.seq > self.status(item.stream).acked_seq:
+                return f"the county holds something else as {item.stream} {item.seq}"
+        return None
+
+    def _renew(self, epoch: str, proof: str) -> NoReturn:
+        self._write("what waits cannot be numbered anew", lambda: store_outbox.renumber(self._db, epoch))
+        before, self.epoch, self._renewed = self.epoch, epoch, True
+        self._offered = {stream: self.status(stream).last_seq for stream in Stream}
+        log.error(
+            "store_rolled_back epoch=%s new_epoch=%s: %s. An older copy of the store was put back, the card lost what"
+            " it had confirmed, or two gateways use one store; what waits is sent again under the new epoch",
+            before,
+            epoch,
+            proof,
+        )
+        raise StoreRolledBack(proof)
+
+    def _advance(self, stream: Stream, seq: int, sent_seq: int, wall_ms: int) -> bool:
+        if seq > sent_seq:
+            log.error("ack_beyond_sent stream=%s up_to=%d last_seq=%d: ignored", stream, seq, sent_seq)
             return False
-        if seq <= status.acked_seq:
+        if seq <= self.status(stream).acked_seq:
             return False
         self._db.execute(_DELETE_SQL[stream], [seq])
         self._db.execute("update stream set acked_seq = ?, acked_wall_ms = ? where name = ?", [seq, wall_ms, stream])
@@ -269,13 +262,8 @@ class Store:
 
     def _set_aside(self, item: NotUnderstood, wall_ms: int) -> None:
         messages = self.outgoing(item.stream, item.seq - 1, 1)
-        if not messages or messages[0].seq != item.seq:
-            return
-        body = json.dumps(msgspec.to_builtins(messages[0]), ensure_ascii=False)
-        self._db.execute(
-            "insert or ignore into set_aside values (?, ?, ?, ?, ?)",
-            [item.stream, item.seq, body, item.reason, wall_ms],
-        )
+        if messages and messages[0].seq == item.seq:
+            store_outbox.set_aside(self._db, messages[0], item, epoch=self.epoch, wall_ms=wall_ms)
 
     # -- space ------------------------------------------------------------------------------------------------------
 
@@ -388,10 +376,3 @@ class Store:
         if row is None:
             raise StoreDamaged(f"a row is gone: {sql}")
         return row[0]
-
-
-def _alert_body(text: str) -> AlertBody:
-    try:
-        return msgspec.json.decode(text, type=AlertBody)
-    except msgspec.DecodeError as error:
-        raise StoreDamaged(f"an alert is not readable: {error}") from error

@@ -58,6 +58,10 @@ class StoreError(ShuiwangError):
     """The store could not do it (disk full, I/O error); nothing of the transaction happened."""
 
 
+class StoreRolledBack(StoreError):
+    """The county proved the store to be older than itself; it has a new epoch now, and what waits has new numbers."""
+
+
 class StoreDamaged(StoreError):
     """The file is not a sound database of ours."""
 

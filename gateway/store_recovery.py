@@ -1,7 +1,9 @@
 """Opening the store whatever state its file is in: a damaged one is set aside, and what can be read of it is saved.
 
 The new store has a new epoch: numbers whose messages may be lost cannot be continued without a hole. What the county
-had acknowledged comes along as history, what it had not is put into the outbox again.
+had acknowledged comes along as history, what it had not is put into the outbox again. Where nobody can tell any more,
+it is sent again: the newest step of every episode whose own message is not found, and, where the telemetry of the
+outbox cannot be read whole, every reading.
 
     shuiwang.db          damaged
     shuiwang.db.new      what could be read of it, complete and closed
@@ -25,7 +27,7 @@ import msgspec
 
 from gateway.store import Store, StoreDamaged, StoreError
 from gateway.store_rows import reading_of_row
-from protocols.contract import AlertBody, Name, Volume
+from protocols.contract import AlertBody, AlertState, Name, Stream, Volume
 from protocols.reading import Reading
 
 log = logging.getLogger(__name__)
@@ -102,11 +104,11 @@ def _sync(folder: Path) -> None:
 
 
 class _Found(msgspec.Struct):
-    """What can be read of a damaged store, by the keys of its tables."""
+    """What can be read of a damaged store; `None` for the first reading that waits: nobody can tell which."""
 
-    episodes: dict[Any, AlertBody]
-    steps: dict[Any, AlertBody]
-    first_ids_waiting: dict[Any, int]
+    episodes: list[AlertBody]
+    steps: list[AlertBody]
+    first_id_waiting: int | None
     readings: dict[Any, Reading]
 
 
@@ -115,17 +117,33 @@ def _salvage(damaged: Path, new: Path, epoch: str) -> tuple[int, int]:
     found = _read(damaged)
     if not (found.readings or found.steps or found.episodes):
         found = _read_with_new_head(damaged, new, epoch)
-    first_waiting = min(found.first_ids_waiting.values(), default=sys.maxsize)
-    history = [reading for id_, reading in found.readings.items() if id_ < first_waiting]
-    waiting = [reading for id_, reading in found.readings.items() if id_ >= first_waiting]
+    first_waiting = found.first_id_waiting
+    history = [reading for id_, reading in found.readings.items() if first_waiting is not None and id_ < first_waiting]
+    waiting = list(found.readings.values())[len(history) :]
+    steps = _to_send(found.episodes, found.steps)
     _unlink(new)
     store = Store(new, new_epoch=epoch, reserve_bytes=0)
     try:
-        store.adopt(history, list(found.episodes.values()))
-        store.commit(waiting, list(found.steps.values()))
+        store.adopt(history, ())
+        store.commit(waiting, steps)
     finally:
         store.close()
-    return len(found.readings), len(found.steps)
+    return len(found.readings), len(steps)
+
+
+def _to_send(episodes: list[AlertBody], steps: list[AlertBody]) -> list[AlertBody]:
+    """Return the steps that were found, and the newest step of each episode where it is not among them.
+
+    Its message may have been lost with a page. Had the county acknowledged it, it comes to the county once more.
+    """
+    newest = {step.id: step for step in steps}
+    unsent = [body for body in episodes if body.id not in newest]
+    later = [body for body in episodes if newest.get(body.id, body) != body and _is_open(newest[body.id])]
+    return [*unsent, *steps, *later]
+
+
+def _is_open(step: AlertBody) -> bool:
+    return step.state is not AlertState.CLEARED
 
 
 def _read_with_new_head(damaged: Path, new: Path, epoch: str) -> _Found:
@@ -161,25 +179,41 @@ def _read(path: Path) -> _Found:
         connection.row_factory = sqlite3.Row
         # A letter that is none costs its row, not the table.
         connection.text_factory = lambda text: text.decode(errors="replace")
-        boots = _rows(connection, "boot", "id", lambda row: str(row["boot_id"]))
+        boots, _ = _rows(connection, "boot", "id", lambda row: str(row["boot_id"]))
+        episodes, _ = _rows(connection, "episode", "id", _step)
+        steps, _ = _rows(connection, "alert", "seq", _step)
+        readings, _ = _rows(connection, "reading", "id", lambda row: _reading(row, boots))
         return _Found(
-            episodes=_rows(connection, "episode", "id", _open_episode),
-            steps=_rows(connection, "alert", "seq", _step),
-            first_ids_waiting=_rows(
-                connection, "telemetry", "seq", lambda row: row["first_id"] if row["dropped"] is None else None
-            ),
-            readings=_rows(connection, "reading", "id", lambda row: _reading(row, boots)),
+            episodes=list(episodes.values()),
+            steps=list(steps.values()),
+            first_id_waiting=_first_id_waiting(connection),
+            readings=readings,
         )
+
+
+def _first_id_waiting(connection: sqlite3.Connection) -> int | None:
+    """Return the first reading that waits, beyond all where none does; None where the outbox is not there whole."""
+    first_ids, is_whole = _rows(connection, "telemetry", "seq", _first_id)
+    counters, _ = _rows(connection, "stream", "name", lambda row: (int(row["acked_seq"]), int(row["last_seq"])))
+    acked_seq, last_seq = counters.get(Stream.TELEMETRY.value, (0, -1))
+    if not is_whole or list(first_ids) != list(range(acked_seq + 1, last_seq + 1)) or last_seq < acked_seq:
+        return None
+    return min(first_ids.values(), default=sys.maxsize)
+
+
+def _first_id(row: sqlite3.Row) -> int:
+    return int(row["first_id"]) if row["dropped"] is None else sys.maxsize
 
 
 def _rows(
     connection: sqlite3.Connection, table: str, key: str, decode: Callable[[sqlite3.Row], T | None]
-) -> dict[Any, T]:
-    """Return what can be read of a table, by its key and in its order.
+) -> tuple[dict[Any, T], bool]:
+    """Return what can be read of a table, by its key and in its order, and whether that is all of it.
 
     It is read from both ends, so a damaged page costs its own rows; a row that makes no sense costs itself.
     """
     rows: dict[Any, T | None] = {}
+    is_whole = False
     for direction in ("asc", "desc"):
         try:
             for row in connection.execute(f"select * from {table} order by {key} {direction}"):
@@ -187,11 +221,12 @@ def _rows(
                     break
                 rows[row[key]] = _decoded(row, decode)
             else:
+                is_whole = direction == "asc" and None not in rows.values()
                 break
         except (sqlite3.DatabaseError, UnicodeError) as error:
             log.warning("store_damaged_table table=%s: %s", table, error)
     in_order = sorted(rows, key=lambda number: (type(number).__name__, number))  # a damaged key may be anything
-    return {number: value for number in in_order if (value := rows[number]) is not None}
+    return {number: value for number in in_order if (value := rows[number]) is not None}, is_whole
 
 
 def _decoded(row: sqlite3.Row, decode: Callable[[sqlite3.Row], T | None]) -> T | None:
@@ -203,10 +238,6 @@ def _decoded(row: sqlite3.Row, decode: Callable[[sqlite3.Row], T | None]) -> T |
 
 def _step(row: sqlite3.Row) -> AlertBody | None:
     return None if _REPLACED in row["body"] else msgspec.json.decode(row["body"], type=AlertBody)
-
-
-def _open_episode(row: sqlite3.Row) -> AlertBody | None:
-    return _step(row) if row["is_open"] else None
 
 
 def _reading(row: sqlite3.Row, boots: dict[Any, str]) -> Reading | None:

@@ -1,10 +1,18 @@
-"""A reading as a row of the store, and back."""
+"""A reading as a row of the store, and back; an alert step as the text of one."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from gateway.store_file import StoreDamaged
+from protocols.contract import AlertBody
 from protocols.reading import ClockTrust, Moment, Quality, Reading
+
+READING_SQL: Final = (
+    "select meter, wall_ms, trust, uncertainty_ms, boot.boot_id as boot_id, boottime_ms,"
+    " volume_ml, quality, reason, flags from reading join boot on boot.id = reading.boot"
+)
 
 
 def row_of(id_: int, reading: Reading, boot: int) -> tuple[Any, ...]:
@@ -42,3 +50,11 @@ def reading_of_row(row: Mapping[str, Any]) -> Reading:
         reason=row["reason"],
         flags=tuple(row["flags"].split()) if row["flags"] else (),
     )
+
+
+def decode_alert(text: str) -> AlertBody:
+    """Return the alert step in a text of the store. Raises StoreDamaged for what is none."""
+    try:
+        return msgspec.json.decode(text, type=AlertBody)
+    except msgspec.DecodeError as error:
+        raise StoreDamaged(f"an alert is not readable: {error}") from error

@@ -16,7 +16,7 @@ from gateway.store_file import StoreDamaged, StoreError
 from protocols.contract import AlertBody, Dropped
 
 migrations = Migrations("shuiwang")
-_VERSIONS: Final = ["v1_readings_episodes_outbox"]
+_VERSIONS: Final = ["v1_readings_episodes_outbox", "v2_set_aside_by_epoch"]
 
 # `reading.id` is given by us, in commit order; a telemetry message is the range of readings of one commit, so its text
 # is written once, not twice. Boot ids are 36 characters and stand in their own table.
@@ -74,6 +74,24 @@ create table set_aside (
     primary key (stream, seq)
 ) strict, without rowid;
 """
+# An epoch can change under a store, and the oldest copy must be known when there are too many.
+_V2: Final = """
+alter table set_aside rename to set_aside_v1;
+create table set_aside (
+    id integer primary key,
+    epoch text not null,
+    stream text not null,
+    seq integer not null,
+    body text not null,
+    reason text not null,
+    wall_ms integer not null,
+    unique (epoch, stream, seq)
+) strict;
+insert into set_aside (epoch, stream, seq, body, reason, wall_ms)
+    select coalesce((select value from meta where key = 'epoch'), ''), stream, seq, body, reason, wall_ms
+    from set_aside_v1 order by wall_ms, stream, seq;
+drop table set_aside_v1;
+"""
 
 _EPOCH: Final = re.compile("[0-9A-HJKMNP-TV-Z]{26}")
 # Each of these finds rows only in a damaged file. The seq of what waits has no hole and fits the stream's counters;
@@ -94,7 +112,17 @@ _CONTRADICTIONS: Final = {
 @migrations(name=_VERSIONS[0])
 def v1_readings_episodes_outbox(db: sqlite_utils.Database) -> None:
     """Readings, episodes and the outbox with its two streams."""
-    for statement in _V1.split(";"):
+    _run(db, _V1)
+
+
+@migrations(name=_VERSIONS[1])
+def v2_set_aside_by_epoch(db: sqlite_utils.Database) -> None:
+    """What is set aside stands under its epoch and in the order in which it came."""
+    _run(db, _V2)
+
+
+def _run(db: sqlite_utils.Database, script: str) -> None:
+    for statement in script.split(";"):
         if statement.strip():
             db.execute(statement)
 
@@ -124,7 +152,7 @@ def check(db: sqlite_utils.Database) -> None:
     """Check that what the tables hold makes sense together. Raises StoreDamaged or sqlite3.Error."""
     if _schema_of(db) != _newest_schema():
         raise StoreDamaged("its tables are not those of a store")
-    for table in ("alert", "boot"):  # those with an index, which quick_check does not compare
+    for table in ("alert", "boot", "set_aside"):  # those with an index, which quick_check does not compare
         _require_ok(db, f"integrity_check({table})")
     if db.execute("pragma foreign_key_check").fetchone():
         raise StoreDamaged("a row points to one that is gone")

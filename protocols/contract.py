@@ -211,12 +211,16 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
         _require_dates(self.sent_at)
 
 
-class NotUnderstood(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that the county has stored as it came, but could not read. The gateway keeps its copy aside."""
+class NotUnderstood(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message that the county has stored as it came, but could not read. The gateway keeps its copy aside.
+
+    `held_otherwise`: the county could read it, but holds other content under its number; the gateway counts twice.
+    """
 
     stream: Stream
     seq: Seq
     reason: str
+    held_otherwise: bool = False
 
 
 class Ack(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,7 +28,7 @@ def text(event):
 def test_an_open_alert_says_who_what_since_when_and_why():
     assert text(step()) == (
         "2026-11-22 04:40  黄 YELLOW  新警 OPEN  用水过少 low usage  m-001 @ g-1 (shenxian)  自 since 2026-11-21 16:39"
-        "  |  12.0 h 用水 used 0–43.1 L, 阈值 limit 100 L, 最后用水 last use 2026-11-21 16:10"
+        "  |  12.0 h 用水 used 0–43.1 L, 阈值 limit 100 L, 最后用水 last use 2026-11-21 16:05–16:10"
     )
 
 

@@ -64,7 +64,7 @@ SOURCES = [(GATEWAY, EPOCH), (GATEWAY, LATER_EPOCH), ("g-2", EPOCH)]
 def _message(source, stream, seq):
     gateway, epoch = SOURCES[source]
     if stream == "alert":
-        return alert(seq, STEPS[(seq - 1) % 3], gateway=gateway, epoch=epoch, episode=f"{(seq - 1) // 3:026d}")
+        return alert(seq, STEPS[(seq - 1) % 3], gateway=gateway, epoch=epoch, episode=f"{source}{(seq - 1) // 3:025d}")
     return telemetry(seq, gateway=gateway, epoch=epoch)
 
 
@@ -146,10 +146,20 @@ def test_the_same_number_with_other_content_is_never_silently_dropped(receiver, 
     assert [type(event) for event in outcome.events] == [MessageSetAside]
     (named,) = only_ack(outcome).not_understood
     assert (named.stream, named.seq) == (Stream.ALERT, 1)
+    assert named.held_otherwise
     assert "something else" in named.reason
     with store.transaction():
         assert store.rows("SELECT payload FROM set_aside") == [{"payload": contract.encode(other)}]
         assert [row["meter"] for row in store.rows("SELECT meter FROM alerts")] == ["m-001"]
+
+
+def test_what_is_held_otherwise_is_named_again_because_the_first_receipt_may_be_lost(receiver):
+    """A gateway that never hears of it takes the receipt of another message for that of its own."""
+    receiver.receive([incoming(alert(1)), incoming(telemetry(1))])
+    receiver.receive([incoming(alert(1, episode="0" * 26))])
+    (named,) = only_ack(receiver.receive([incoming(birth())])).not_understood
+    assert (named.stream, named.seq, named.held_otherwise) == (Stream.ALERT, 1, True)
+    assert only_ack(receiver.receive([incoming(birth(epoch=LATER_EPOCH))])).not_understood == ()
 
 
 def test_a_tombstone_in_place_of_readings_is_a_repetition_and_alone_it_is_stored_and_shown(receiver, store):
@@ -196,6 +206,47 @@ def test_an_episode_shows_its_newest_step_even_when_that_came_first(receiver, st
         ]
         assert [row["state"] for row in store.rows("SELECT state FROM alert_steps ORDER BY seq")] == list(STEPS)
     assert receiver.standing(NOW) == ()
+
+
+def newest(store):
+    with store.transaction():
+        return [(row["state"], row["epoch"]) for row in store.rows("SELECT state, epoch FROM alerts")]
+
+
+@pytest.mark.parametrize(("earlier", "later"), [(EPOCH, LATER_EPOCH), (LATER_EPOCH, EPOCH), (EPOCH, "0" * 26)])
+@pytest.mark.parametrize("births", [True, False])
+def test_an_epoch_is_later_when_it_was_heard_of_later_whatever_its_ulid_says(receiver, store, earlier, later, births):
+    """A store that was saved on a box that woke in 1970 has the lower ULID."""
+    if births:
+        receiver.receive([incoming(birth(epoch=earlier))])
+    receiver.receive([incoming(alert(5, "open", epoch=earlier))])
+    if births:
+        receiver.receive([incoming(birth(epoch=later))])
+    (event,) = receiver.receive([incoming(alert(1, "cleared", epoch=later))]).events
+    assert not event.historical
+    assert newest(store) == [("cleared", later)]
+    assert receiver.standing(NOW) == ()
+
+
+@pytest.mark.parametrize(("earlier", "later"), [(EPOCH, LATER_EPOCH), (LATER_EPOCH, EPOCH)])
+def test_what_comes_late_or_again_of_an_earlier_epoch_opens_no_cleared_alert(receiver, store, earlier, later):
+    receiver.receive([incoming(alert(5, "open", epoch=earlier))])
+    receiver.receive([incoming(alert(1, "open", epoch=later)), incoming(alert(2, "cleared", epoch=later))])
+    assert receiver.receive([incoming(alert(5, "open", epoch=earlier))]).events == ()
+    (event,) = receiver.receive([incoming(alert(6, "escalated", epoch=earlier))]).events
+    assert event.historical
+    (event,) = receiver.receive([incoming(alert(9, "open", epoch=earlier, episode="0" * 26))]).events
+    assert not event.historical, "of this episode nothing newer is known"
+    with store.transaction():
+        assert store.row("SELECT state, epoch FROM alerts WHERE id=?", EPISODE) == {"state": "cleared", "epoch": later}
+
+
+def test_an_alert_that_a_rolled_back_gateway_has_open_again_is_open_until_it_clears_it(receiver, store):
+    receiver.receive([incoming(alert(1, "open")), incoming(alert(2, "cleared"))])
+    receiver.receive([incoming(alert(1, "open", epoch=LATER_EPOCH))])
+    assert newest(store) == [("open", LATER_EPOCH)]
+    receiver.receive([incoming(alert(2, "cleared", epoch=LATER_EPOCH))])
+    assert newest(store) == [("cleared", LATER_EPOCH)]
 
 
 def test_what_the_gateway_calls_historical_is_told_as_such(receiver):

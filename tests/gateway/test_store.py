@@ -21,8 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from partners.episodes import episode_id, step
 from readings import shows, silent
 
-from gateway import store_file, store_schema, store_space
-from gateway.store import Store, StoreDamaged, StoreError
+from gateway import store_file, store_outbox, store_schema, store_space
+from gateway.store import Store, StoreDamaged, StoreError, StoreRolledBack
 from gateway.store_file import RESERVE_BYTES
 from protocols.contract import READINGS_PER_MESSAGE_MAX, AlertState, NotUnderstood, Stream
 from protocols.reading import ClockTrust, Measurement, Moment, reading_of
@@ -218,7 +218,175 @@ def test_what_the_county_did_not_understand_is_kept_aside_once(store, tmp_path):
     assert "水" in rows[0][2]
 
 
+def test_copies_of_what_was_not_understood_are_bounded_by_rows_and_the_oldest_go(store, monkeypatch, caplog):
+    monkeypatch.setattr(store_outbox, "SET_ASIDE_ROWS_MAX", 3)
+    store.commit([], [step(number) for number in range(1, 6)])
+    for seq in range(1, 6):
+        # A clock that leaps back makes nothing older.
+        store.acknowledge({}, wall_ms=9 - seq, not_understood=[complaint(Stream.ALERT, seq)])
+    assert [row[0] for row in store._db.execute("select seq from set_aside order by seq")] == [3, 4, 5]
+    assert caplog.text.count("set_aside_evicted messages=1") == 2
+
+
+def test_copies_of_what_was_not_understood_are_bounded_by_bytes(store, monkeypatch, caplog):
+    monkeypatch.setattr(store_outbox, "SET_ASIDE_BYTES_MAX", 6000)
+    store.commit([], [step(number, text="水" * 600) for number in range(1, 6)])
+    for seq in range(1, 6):
+        store.acknowledge({}, wall_ms=1, not_understood=[complaint(Stream.ALERT, seq)])
+    assert [row[0] for row in store._db.execute("select seq from set_aside order by seq")] == [4, 5]
+    assert "set_aside_evicted" in caplog.text
+
+
+# -- a store that was rolled back -------------------------------------------------------------------------------------
+
+NEW_EPOCH = episode_id(77)
+
+
+def complaint(stream, seq, **more):
+    return NotUnderstood(stream=stream, seq=seq, reason="?", **more)
+
+
+def acknowledge(store, up_to, **more):
+    """An acknowledgement as the forwarder gives it."""
+    return store.acknowledge(up_to, wall_ms=5, epoch=store.epoch, new_epoch=NEW_EPOCH, **more)
+
+
+def rolled_back(path):
+    """Five messages and five alerts, two of each acknowledged; then it is opened anew, as an image put back is."""
+    with reopened(path, new_epoch=EPOCH) as store:
+        for hour in range(5):
+            store.commit([shows("m-001", hour, hour)], [step(hour)])
+        store.acknowledge({Stream.TELEMETRY: 2, Stream.ALERT: 2}, wall_ms=1)
+    return reopened(path)
+
+
+def waits_anew(store, *, more=0):
+    """Tell whether all that waited waits under the new epoch, numbered from 1."""
+    assert store.epoch == NEW_EPOCH
+    for stream in Stream:
+        status = store.status(stream)
+        assert (status.last_seq, status.acked_seq, status.acked_wall_ms) == (3 + more, 0, None)
+        messages = store.outgoing(stream, 0, 99)
+        assert [(message.epoch, message.seq) for message in messages] == [
+            (NEW_EPOCH, seq) for seq in range(1, 4 + more)
+        ]
+        if stream is Stream.ALERT:
+            assert [message.alert.id for message in messages] == [episode_id(n) for n in range(2, 5 + more)]
+        else:
+            assert [message.readings[0].volume_ml for message in messages] == [1000 * n for n in range(2, 5 + more)]
+
+
+@pytest.mark.parametrize("stream", Stream)
+@pytest.mark.parametrize("beyond", [1, 2**40])
+def test_an_ack_beyond_the_last_message_gives_a_new_epoch_and_deletes_nothing(tmp_path, caplog, stream, beyond):
+    path = tmp_path / "s.db"
+    with rolled_back(path) as store:
+        other = next(one for one in Stream if one is not stream)
+        with pytest.raises(StoreRolledBack):
+            acknowledge(store, {other: 5, stream: 5 + beyond})
+        waits_anew(store)
+        assert caplog.text.count("store_rolled_back") == 1
+        assert len(list(store.history())) == 5
+        store.commit([shows("m-001", 5, 5)], [step(5)])
+    with reopened(path) as store:
+        waits_anew(store, more=1)
+        assert acknowledge(store, {Stream.ALERT: 4, Stream.TELEMETRY: 4}) == {Stream.ALERT: 4, Stream.TELEMETRY: 4}
+
+
+def test_an_ack_of_what_was_committed_since_but_never_handed_out_proves_a_rollback_too(tmp_path):
+    """The county holds messages 6 and 7 of a future that was rolled back; ours are others."""
+    with rolled_back(tmp_path / "s.db") as store:
+        for hour in (5, 6):
+            store.commit([shows("m-001", hour, hour)], [step(hour)])
+        with pytest.raises(StoreRolledBack):
+            acknowledge(store, {Stream.ALERT: 6})
+        waits_anew(store, more=2)
+
+
+def test_an_ack_of_what_an_earlier_start_sent_or_this_one_handed_out_is_no_rollback(tmp_path):
+    with rolled_back(tmp_path / "s.db") as store:
+        assert acknowledge(store, {Stream.ALERT: 5}) == {Stream.ALERT: 5}
+        store.commit([], [step(9)])
+        store.outgoing(Stream.ALERT, 5, 9)
+        assert acknowledge(store, {Stream.ALERT: 6}) == {Stream.ALERT: 6}
+        assert store.epoch == EPOCH
+
+
+def test_a_number_that_the_county_holds_otherwise_gives_a_new_epoch_before_its_ack_deletes_anything(tmp_path):
+    with rolled_back(tmp_path / "s.db") as store:
+        with pytest.raises(StoreRolledBack):
+            acknowledge(store, {Stream.ALERT: 5}, not_understood=[complaint(Stream.TELEMETRY, 4, held_otherwise=True)])
+        waits_anew(store)
+        assert store.set_aside_count() == 0
+
+
+@pytest.mark.parametrize(("seq", "held_otherwise"), [(2, True), (4, False)])
+def test_a_complaint_that_proves_no_rollback_gives_no_new_epoch(tmp_path, seq, held_otherwise):
+    with rolled_back(tmp_path / "s.db") as store:
+        item = complaint(Stream.ALERT, seq, held_otherwise=held_otherwise)
+        assert acknowledge(store, {Stream.ALERT: 4}, not_understood=[item]) == {Stream.ALERT: 4}
+        assert store.epoch == EPOCH
+
+
+def test_a_county_that_lies_again_makes_no_further_epoch_and_deletes_nothing(tmp_path, caplog):
+    with rolled_back(tmp_path / "s.db") as store:
+        with pytest.raises(StoreRolledBack):
+            acknowledge(store, {Stream.ALERT: 99})
+        store.commit([shows("m-001", 5, 5)], [step(5)])
+        for seq in (4, 5, 99):  # 4 is committed, but never handed out
+            assert store.acknowledge({Stream.ALERT: seq}, wall_ms=1, epoch=NEW_EPOCH, new_epoch=episode_id(78)) == {}
+        waits_anew(store, more=1)
+        assert "ack_beyond_sent" in caplog.text
+        assert caplog.text.count("store_rolled_back") == 1
+
+
+def test_an_ack_of_another_epoch_moves_nothing(tmp_path):
+    with rolled_back(tmp_path / "s.db") as store:
+        item = complaint(Stream.ALERT, 4, held_otherwise=True)
+        for seq in (4, 99):
+            assert (
+                store.acknowledge(
+                    {Stream.ALERT: seq}, wall_ms=1, not_understood=[item], epoch=NEW_EPOCH, new_epoch=episode_id(78)
+                )
+                == {}
+            )
+        assert store.epoch == EPOCH
+        assert store.status(Stream.ALERT).acked_seq == 2
+
+
+def test_a_tombstone_keeps_its_place_among_new_numbers(tmp_path):
+    with rolled_back(tmp_path / "s.db") as store:
+        store.make_room(bytes_max=0)
+        store.commit([shows("m-001", 9, 9)], [])
+        with pytest.raises(StoreRolledBack):
+            acknowledge(store, {Stream.TELEMETRY: 7})
+        dropped = [message.dropped for message in store.outgoing(Stream.TELEMETRY, 0, 9)]
+        assert [one and one.readings for one in dropped] == [1, 1, 1, None]
+
+
+def test_a_copy_that_was_kept_aside_under_the_old_numbers_stands_beside_one_under_the_new(tmp_path):
+    with rolled_back(tmp_path / "s.db") as store:
+        acknowledge(store, {}, not_understood=[complaint(Stream.ALERT, 3)])
+        with pytest.raises(StoreRolledBack):
+            acknowledge(store, {Stream.ALERT: 99})
+        store.outgoing(Stream.ALERT, 0, 9)
+        acknowledge(store, {}, not_understood=[complaint(Stream.ALERT, 3)])
+        rows = store._db.execute("select epoch, seq from set_aside order by id").fetchall()
+        assert rows == [(EPOCH, 3), (NEW_EPOCH, 3)]
+
+
 # -- space ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_of_which_one_reading_must_go_goes_as_a_whole(store):
+    """`last_id` lies amid the second message: its tombstone says 3 readings, so none of them may stay."""
+    for hour in range(3):
+        store.commit([shows(f"m-{meter:03}", hour, 10 * hour + meter) for meter in range(3)], [])
+    assert store_space.drop_oldest(store._db, 4) == 6
+    assert [reading.volume_ml for reading in store.history()] == [20_000, 21_000, 22_000]
+    messages = store.outgoing(Stream.TELEMETRY, 0, 9)
+    assert [message.dropped and message.dropped.readings for message in messages] == [3, 3, None]
+    assert len(messages[2].readings) == 3
 
 
 def test_forget_deletes_what_is_old_and_acknowledged(store):
@@ -426,6 +594,11 @@ class FailingConnection(sqlite3.Connection):
         return super().executemany(sql, *parameters)
 
 
+def renumber(store):
+    with contextlib.suppress(StoreRolledBack):
+        acknowledge(store, {Stream.TELEMETRY: 99})
+
+
 WRITES = {
     "commit": lambda store: store.commit([shows("m-009", 50, 1), silent("m-010", 50)], [step(7), step(8)]),
     "acknowledge": lambda store: store.acknowledge(
@@ -433,6 +606,7 @@ WRITES = {
         wall_ms=5,
         not_understood=[NotUnderstood(stream=Stream.ALERT, seq=1, reason="?")],
     ),
+    "renumber": renumber,
     "forget": lambda store: store.forget(keep_newest=0),
     "make_room": lambda store: store.make_room(bytes_max=0),
     "adopt": lambda store: store.adopt([shows("m-011", 60, 1)], [step(11)]),
@@ -794,7 +968,8 @@ def test_a_store_of_a_newer_version_is_left_alone(tmp_path):
     path = tmp_path / "s.db"
     with reopened(path, new_epoch=EPOCH) as store:
         store._db.execute(
-            "insert into _sqlite_migrations select null, migration_set, 'v99', applied_at from _sqlite_migrations"
+            "insert into _sqlite_migrations"
+            " select null, migration_set, 'v99', applied_at from _sqlite_migrations limit 1"
         )
     before = path.read_bytes()
     with pytest.raises(StoreError, match="v99") as caught:

@@ -125,11 +125,11 @@ def test_a_damaged_store_is_set_aside_and_what_is_readable_is_saved(path, new_id
     damage_page(path, pages_of(path, "set_aside")["set_aside"])
     with recovered(path, new_id) as (store, salvage):
         assert salvage.readings == len(READINGS)
-        assert salvage.alerts == len(STEPS) - ACKED_STEPS
+        assert salvage.alerts == len(STEPS)
         assert store.epoch != episode_id(0), "numbers of which messages may be lost are not continued"
         assert list(store.history()) == READINGS
         assert waiting_readings(store) == READINGS[ACKED_READINGS:], "what waited waits again"
-        assert waiting_steps(store) == STEPS[ACKED_STEPS:]
+        assert waiting_steps(store) == STEPS
         assert store.open_episodes() == STEPS
         check(store)
     assert salvage.set_aside.exists()
@@ -157,7 +157,7 @@ def test_a_damaged_page_costs_its_own_rows_only(path, new_id):
         history = list(store.history())
         assert history[0] == READINGS[0]
         assert history[-1] == READINGS[-1]
-        assert waiting_steps(store) == STEPS[ACKED_STEPS:]
+        assert waiting_steps(store) == STEPS
         check(store)
 
 
@@ -184,9 +184,9 @@ def test_a_lost_first_page_costs_nothing(path, new_id, head):
     with path.open("r+b") as file:
         file.write(head)
     with recovered(path, new_id) as (store, salvage):
-        assert (salvage.readings, salvage.alerts) == (len(READINGS), len(STEPS) - ACKED_STEPS)
+        assert (salvage.readings, salvage.alerts) == (len(READINGS), len(STEPS))
         assert waiting_readings(store) == READINGS[ACKED_READINGS:]
-        assert waiting_steps(store) == STEPS[ACKED_STEPS:]
+        assert waiting_steps(store) == STEPS
         assert store.open_episodes() == STEPS
         check(store)
 
@@ -253,7 +253,8 @@ def test_zeros_as_some_file_systems_leave_after_a_power_cut(path, sound, new_id)
         "a negative volume": "update reading set volume_ml = -5 where id = 700",
         "a table is gone": "drop table set_aside",
         "the history of versions is gone": "drop table _sqlite_migrations",
-        "a version that never was": "update _sqlite_migrations set name = 'v1_readings_episodes_outbux'",
+        "a version that never was": "update _sqlite_migrations set name = 'v1_readings_episodes_outbux'"
+        " where name like 'v1%'",
     }.items(),
     ids=lambda value: value if " " in value and "'" not in value else "",
 )
@@ -279,7 +280,7 @@ def test_an_index_that_disagrees_with_its_table_is_damaged(path, new_id):
     assert root
     with recovered(path, new_id) as (store, salvage):
         assert salvage is not None
-        assert waiting_steps(store) == STEPS[ACKED_STEPS:]
+        assert waiting_steps(store) == STEPS
 
 
 def test_a_letter_that_is_none_costs_its_row(path, new_id):
@@ -289,7 +290,7 @@ def test_a_letter_that_is_none_costs_its_row(path, new_id):
         connection.execute("update alert set body = cast(x'7bff7d' as text) where seq = 50")
     with recovered(path, new_id) as (store, salvage):
         assert salvage.readings == len(READINGS) - 1
-        assert salvage.alerts == len(STEPS) - ACKED_STEPS - 1
+        assert salvage.alerts == len(STEPS)
         check(store)
 
 
@@ -302,6 +303,69 @@ def test_cleared_episodes_do_not_open_again(path, new_id):
     with recovered(path, new_id) as (store, _):
         assert episode_id(1) not in {body.id for body in store.open_episodes()}
         assert waiting_steps(store)[-1] == step(1, AlertState.CLEARED)
+
+
+@pytest.mark.parametrize("lost", ["every row", "some rows"])
+def test_a_damaged_page_of_the_alerts_costs_no_open_alert(path, new_id, lost):
+    """Their episodes are readable: each is sent again, because nobody will raise it again."""
+    root = pages_of(path, "alert")["alert"]
+    if lost == "every row":
+        damage_page(path, root)
+    else:
+        damage_page(path, leaves_of(path, b"x" * 200, root)[1])
+    with recovered(path, new_id) as (store, salvage):
+        assert salvage.alerts == len(STEPS)
+        assert sorted(waiting_steps(store), key=lambda body: body.id) == STEPS
+        assert store.open_episodes() == STEPS
+        check(store)
+
+
+def leaves_of(path, text, root):
+    """The pages that a table's root points to."""
+    page = path.read_bytes()[(root - 1) * PAGE : root * PAGE]
+    assert page[0] == 5, "an interior page of a table"
+    cells = int.from_bytes(page[3:5], "big")
+    starts = [int.from_bytes(page[12 + 2 * cell : 14 + 2 * cell], "big") for cell in range(cells)]
+    leaves = [int.from_bytes(page[start : start + 4], "big") for start in starts]
+    assert all(text in path.read_bytes()[(leaf - 1) * PAGE : leaf * PAGE] for leaf in leaves)
+    return leaves
+
+
+def test_a_lost_step_that_is_newer_than_the_found_ones_is_sent_behind_them(path, new_id):
+    """Escalated and cleared: their messages are gone, the episodes tell of them."""
+    store = Store(path, reserve_bytes=0)
+    store.commit([], [step(40, AlertState.ESCALATED), step(41, AlertState.CLEARED)])
+    store.commit([], [step(5, AlertState.CLEARED)])  # whose open is acknowledged
+    store.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("delete from alert where seq > ?", [len(STEPS) + 1])
+    with recovered(path, new_id) as (store, salvage):
+        assert salvage is not None
+        newest = {body.id: body.state for body in waiting_steps(store)}
+        assert newest[episode_id(40)] == "escalated"
+        assert newest[episode_id(41)] == "cleared"
+        assert newest[episode_id(5)] == "cleared"
+        assert episode_id(41) not in {body.id for body in store.open_episodes()}
+
+
+@pytest.mark.parametrize("how", ["page", "row", "first row", "last row", "counter"])
+def test_where_the_outbox_of_telemetry_is_not_whole_every_reading_is_sent(path, new_id, how):
+    """Sent twice is better than never: nobody can tell any more which of them the county has."""
+    if how == "page":
+        damage_page(path, pages_of(path, "telemetry")["telemetry"])
+    else:
+        sql = {
+            "row": "delete from telemetry where seq = 30",
+            "first row": "delete from telemetry where seq = 21",
+            "last row": "delete from telemetry where seq = 40",
+            "counter": "delete from stream where name = 'telemetry'",
+        }[how]
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute(sql)
+    with recovered(path, new_id) as (store, salvage):
+        assert salvage.readings == len(READINGS)
+        assert waiting_readings(store) == READINGS
+        assert list(store.history()) == READINGS
 
 
 # -- the log ----------------------------------------------------------------------------------------------------------
@@ -341,7 +405,7 @@ def test_a_torn_log_costs_what_is_behind_the_tear(torn, new_id, share, how):
 def test_what_only_the_log_has_is_saved_from_a_damaged_file(torn, new_id):
     damage_page(torn, pages_of_copy(torn)["set_aside"])
     with recovered(torn, new_id) as (store, salvage):
-        assert salvage.alerts == len(STEPS) - ACKED_STEPS + 10
+        assert salvage.alerts == len(STEPS) + 10
         assert waiting_steps(store)[-1] == step(209)
 
 
@@ -399,7 +463,7 @@ def test_the_power_may_fail_at_every_step_of_the_rescue(path, sound, new_id, mon
         damage_page(path, pages_of(path, "set_aside")["set_aside"])
 
     for store in cut_at_every(operation, monkeypatch, prepare, path, new_id):
-        assert waiting_steps(store) == STEPS[ACKED_STEPS:]
+        assert waiting_steps(store) == STEPS
         assert list(store.history()) == READINGS
         assert waiting_readings(store) == READINGS[ACKED_READINGS:]
         check(store)
