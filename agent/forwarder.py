@@ -258,8 +258,8 @@ class Forwarder:
         if key not in self._not_understood and len(self._not_understood) < MENTIONS_MAX:
             self._not_understood.add(key)
             log.error(
-                "message_not_understood stream=%s seq=%d: the county says %r; our copy is kept aside in the store: report"
-                " it to the county platform's maintainers",
+                "message_not_understood stream=%s seq=%d: the county says %r; our copy is kept aside"
+                " in the store: report it to the county platform's maintainers",
                 item.stream,
                 item.seq,
                 item.reason[:200],

@@ -403,9 +403,9 @@ def test_an_interruption_keeps_what_was_found():
 
         def watch():
             for row in running.stderr:
-                told.append(row)
-                if "802.609751" in row:
+                if "802.609751" in row and not any("802.609751" in earlier for earlier in told):
                     running.send_signal(2)
+                told.append(row)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
