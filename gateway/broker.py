@@ -11,7 +11,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiomqtt
 import msgspec
@@ -22,6 +22,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from protocols.errors import ShuiwangError
 
 log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 CONNECT_S: Final = 10.0
 PUBLISH_S: Final = 20.0
@@ -32,6 +33,7 @@ RETRY_S_MAX: Final = 120.0
 # A connection that lasted so long was a good one: the next failure begins again with short waits.
 STABLE_S: Final = 30.0
 _UNSUPPORTED_VERSION: Final = {1, 132}  # CONNACK return code of 3.1.1, reason code of MQTT 5
+_TIMED_OUT: Final = "Operation timed out"
 _NO_SUBSCRIBERS: Final = 16  # PUBACK reason code of MQTT 5
 # Acknowledgements are cumulative: one that finds the queue full is made good by the next.
 INCOMING_MAX: Final = 1000
@@ -73,8 +75,8 @@ class _Client(aiomqtt.Client):
     """An aiomqtt client that keeps what aiomqtt 2.5.1 drops.
 
     It ignores the reason code of a PUBACK, so a message that the broker refused would count as published. When the
-    broker closes the connection before it has answered, it waits on until the time is up. And it leaves the socket of
-    an attempt that failed open until the keepalive ends it.
+    broker closes the connection before it has answered, it waits on until the time is up. It leaves the socket of an
+    attempt that failed open until the keepalive ends it. And a cancellation may be lost in it.
     """
 
     puback: ReasonCode | None = None
@@ -82,6 +84,18 @@ class _Client(aiomqtt.Client):
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Any) -> None:
         self.puback = reason_code
         super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    async def _wait_for(self, fut: Awaitable[_Result], timeout: float | None) -> _Result:
+        """Wait as aiomqtt does, for every exchange with the broker, but never lose a cancellation.
+
+        It uses `asyncio.wait_for`, which before Python 3.12 returns normally when it is cancelled in the loop turn in
+        which the answer comes (CPython issue 86296): a stop would be forgotten.
+        """
+        try:
+            async with asyncio.timeout(self.timeout if timeout is None else timeout):
+                return await fut
+        except TimeoutError:
+            raise aiomqtt.MqttError(_TIMED_OUT) from None
 
     def _on_disconnect(self, *arguments: Any, **options: Any) -> None:
         # Perhaps on the thread that connects.
@@ -182,7 +196,8 @@ class Broker:
                     except asyncio.CancelledError:
                         await self._leave(session, farewell)
                         raise
-            except* (aiomqtt.MqttError, BrokerError, OSError) as group:
+            # A name that IDNA cannot encode is a UnicodeError.
+            except* (aiomqtt.MqttError, BrokerError, OSError, UnicodeError) as group:
                 if not outage:
                     log.warning(
                         "broker_lost host=%s port=%d: %s; everything is kept and the connection tried again",
@@ -329,7 +344,7 @@ def _refuses_version(error: aiomqtt.MqttError) -> bool:
 
 def _says_nothing(error: aiomqtt.MqttError) -> bool:
     """Tell whether a broker has not answered, or closed without a word, as some do that do not know the version."""
-    return isinstance(error, _ClosedEarly) or str(error) == "Operation timed out"
+    return isinstance(error, _ClosedEarly) or str(error) == _TIMED_OUT
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

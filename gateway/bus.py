@@ -1,7 +1,7 @@
 """A bus: one serial line and the thread that owns it, as the asyncio side sees it."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from gateway.line import Line, LineSettings, open_port
 from gateway.meters import MeterReader
@@ -9,12 +9,17 @@ from gateway.owner import OwnerThread
 from protocols.reading import Measurement
 
 
+# A service that restarts does not know what its predecessor asked last. Meters answer within a second (the slowest of
+# the profiles: ABB AquaMaster, one second to wake); what comes later than this is counted as any late reply is.
+FIRST_SILENCE_S: Final = 2.0
+
+
 class Bus:
     """Reads meters one at a time; callers queue up in the order they asked."""
 
     def __init__(self, settings: LineSettings, *, opener: Callable[[LineSettings], Any] = open_port) -> None:
         self.settings = settings
-        self._line = Line(settings, opener=opener)
+        self._line = Line(settings, opener=opener, first_silence_s=FIRST_SILENCE_S)
         self._owner = OwnerThread(f"bus-{settings.name}")
 
     async def read(self, meter: MeterReader) -> Measurement:

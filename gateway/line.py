@@ -18,7 +18,7 @@ import msgspec
 import serial
 
 from protocols.errors import Garbled, MeterError, PortLost
-from protocols.profile import Query, Reader
+from protocols.profile import Query
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ READ_S: Final = 0.02
 # USB adapters deliver in bursts (FTDI: 16 ms latency timer); a frame may stall that often on its way.
 BURST_GRACE_S: Final = 0.1
 HOLD_OFF_S_MAX: Final = 1.0
+# A transceiver that lets go of the line may add a few 00 to the frame; the shortest Modbus answer has five bytes.
+GLITCH_BYTES_MAX: Final = 4
 # A line that is never silent has two masters or a broken transceiver; asking into it helps nobody.
 BABBLE_S_MAX: Final = 3.0
 REOPEN_S_MIN: Final = 0.5
@@ -64,8 +66,10 @@ def open_port(settings: LineSettings) -> Any:
         "stopbits": settings.stop_bits,
         "bytesize": settings.data_bits,
         "timeout": READ_S,
-        "write_timeout": 1.0,
     }
+    # pyserial's RFC 2217 refuses a time limit for writing; its socket has one of its own, five seconds.
+    if not settings.port.lower().startswith("rfc2217://"):
+        options["write_timeout"] = 1.0
     if "://" not in settings.port:
         options["exclusive"] = True  # another program on our line would garble both
     try:
@@ -89,7 +93,9 @@ class Line:
         opener: Callable[[LineSettings], Any] = open_port,
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
+        first_silence_s: float = 0.0,
     ) -> None:
+        """`first_silence_s` is how long the line is only listened to when it is opened for the first time."""
         self.settings = settings
         self.bytes_discarded = 0
         self._opener = opener
@@ -100,6 +106,7 @@ class Line:
         self._quiet_s = settings.silence_s
         self._reopen_at = 0.0
         self._reopen_s = REOPEN_S_MIN
+        self._first_silence_s = first_silence_s
 
     def exchange(self, query: Query, *, timeout_ms: int) -> bytes:
         """Send a query and return the frame that answers it.
@@ -118,22 +125,23 @@ class Line:
         except OSError as error:
             self._lose(error)
 
-    def hears_answer(self, query: Query, *, timeout_ms: int) -> bool:
-        """Listen, without asking, for as long as an answer to the query could take; tell whether one came.
+    def hears_anything(self, query: Query, *, timeout_ms: int) -> bool:
+        """Listen, without asking, for as long as an answer to the query could take; tell whether anything came.
 
-        Raises PortLost.
+        A late answer may be garbled, so any byte counts, but for those few that a transceiver adds as it lets the line
+        go. Raises PortLost.
         """
         timeout_s = timeout_ms / 1000
         self._ensure_open(timeout_s)
-        reader = query.reader()
         silent_at = self._monotonic() + timeout_s + query.response_bytes * self.settings.byte_s + BURST_GRACE_S
         try:
+            self._pause(READ_S)
+            if 0 < self._port.in_waiting <= GLITCH_BYTES_MAX:
+                self.bytes_discarded += len(self._read())
             while self._monotonic() < silent_at:
-                if reader.feed(self._read()) is not None:
+                if self._read():
                     self._hold_off(timeout_s)
                     return True
-        except Garbled:
-            return False  # a babbling line; the next exchange will say so
         except OSError as error:
             self._lose(error)
         return False
@@ -174,17 +182,14 @@ class Line:
                     return frame
             # Also while bytes keep coming: a line that babbles slowly must not hold up the others.
             if self._monotonic() >= (last_byte_by if heard else first_byte_by):
-                self._give_up(reader)
+                reader.close()
+                raise AssertionError("a reader's close() always raises")
 
     def _read(self) -> bytes:
         data: bytes = self._port.read(max(1, self._port.in_waiting))
         if data:
             self._heard_at = self._monotonic()
         return data
-
-    def _give_up(self, reader: Reader) -> NoReturn:
-        reader.close()
-        raise AssertionError("a reader's close() always raises")
 
     def _hold_off(self, timeout_s: float) -> None:
         """Have the line silent for so long before it is used again: time for a late reply to come and be dropped."""
@@ -217,10 +222,13 @@ class Line:
             raise PortLost(f"{self.settings.port} is gone; next attempt in {wait_s:.1f} s")
         try:
             self._port = self._opener(self.settings)
-        except (OSError, ValueError) as error:  # pyserial: SerialException is an OSError, a bad URL a ValueError
+        # pyserial: SerialException is an OSError, a bad URL a ValueError, what a kind of URL cannot do the third.
+        except (OSError, ValueError, NotImplementedError) as error:
             self._lose(error)
         # What the driver kept from before is nobody's answer, nor is what a meter was asked before we started.
         self._hold_off(timeout_s)
+        self.rest(self._first_silence_s)
+        self._first_silence_s = 0.0
 
     def _lose(self, error: Exception) -> NoReturn:
         self.close()

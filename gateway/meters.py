@@ -7,8 +7,12 @@ before. What saves us is counting. Answers come in the order of the requests, an
     a request fails                  it may still be answered: one more is outstanding
     a query, n outstanding           is asked until n + 1 answers came; only the last of them counts. It cannot be the
                                      answer to any of the n, so it is the answer to this query, asked in this read
-    the read is complete             listen once more: an answer that nobody asked for proves that the meter is behind.
-                                     After silence there is a value, and after PROBATION_S the failures are forgiven
+    the read is complete             listen once more: whatever comes now proves that the meter may be behind. Silence
+                                     proves nothing: a serial server may hold each answer back until the next request
+    it was silent                    ask a decoy: another number of registers, so that no earlier request's answer fits.
+                                     Its own answer in time, then silence, prove the meter in step; after PROBATION_S
+                                     the failures are forgiven. An earlier answer proves it behind: no value
+    the decoy is not answered        the value stands, by counting; the failures stay
 
     asked      Q1 ........ timeout | Q2 .......... | Q3 .......... timeout     n = 1 after Q1, so two answers are needed
     answered                       :      A1 (late):                     A2    A1 is dropped, A2 came too late: no value
@@ -40,7 +44,13 @@ OUTSTANDING_S_MAX: Final = 120.0
 PROBATION_S: Final = 5.0
 # More failures than this within two minutes, and the meter needs so many good answers and one, not more.
 OUTSTANDING_MAX: Final = 16
+# A decoy that got no answer is not repeated before its own can no longer come; some meters are silent to what they
+# do not know.
+DECOY_PAUSE_S: Final = OUTSTANDING_S_MAX
 _REPEATABLE: Final = (NoResponse, Garbled, WrongAnswer)
+# These depend on the request alone, so a request that was just answered normally does not bring them: the decoy does.
+# Any other ("busy", "gateway target failed") may be the held-back answer to an earlier request.
+_REFUSALS_OF_DECOY: Final = (modbus.ILLEGAL_FUNCTION, modbus.ILLEGAL_DATA_ADDRESS, modbus.ILLEGAL_DATA_VALUE)
 
 
 class MeterReader:
@@ -53,6 +63,7 @@ class MeterReader:
         self._retries = retries
         self._outstanding: deque[float] = deque(maxlen=OUTSTANDING_MAX)  # when requests failed
         self._forgiven_at: float | None = None  # when those before a good read count no more
+        self._decoy_at = float("-inf")  # no decoy before
         self._awake_at = float("-inf")  # when the meter last answered
         self._answered_last = True
 
@@ -81,8 +92,11 @@ class MeterReader:
     def _read_once(self, line: Line) -> Measurement:
         dialogue: Dialogue = self._profile.protocol.dialogue(self._profile.spec, self._address)
         query = next(dialogue)
+        asked: list[modbus.ReadRequest] = []
         self._wake(line, query)
         while True:
+            if isinstance(query, modbus.ReadRequest):
+                asked.append(query)
             frame = self._exchange(line, query)
             self._awake_at = line.now_s()
             try:
@@ -91,7 +105,7 @@ class MeterReader:
                 measurement: Measurement = end.value
                 break
         if self._outstanding:
-            self._prove_in_step(line, query)
+            self._prove_in_step(line, asked)
         return measurement
 
     def _wake(self, line: Line, query: Query) -> None:
@@ -136,8 +150,8 @@ class MeterReader:
         if self._forgiven_at is not None and line.now_s() >= self._forgiven_at:
             self._outstanding.clear()
             self._forgiven_at = None
-        # Without a good read the newest failure is never forgiven, however old.
-        while len(self._outstanding) > 1 and line.now_s() - self._outstanding[0] > OUTSTANDING_S_MAX:
+        # Of those that are too old to be on their way one stays: a serial server may hold it back for ever.
+        while len(self._outstanding) > 1 and line.now_s() - self._outstanding[1] > OUTSTANDING_S_MAX:
             self._outstanding.popleft()
         frame = self._ask(line, request, timeout_ms=self._timeout_ms)
         for _ in range(len(self._outstanding)):
@@ -150,9 +164,48 @@ class MeterReader:
                 ) from error
         return frame
 
-    def _prove_in_step(self, line: Line, query: Query) -> None:
-        assert isinstance(query, modbus.ReadRequest), "no other answers are outstanding"
-        if modbus_master.hears_answer(line, query, timeout_ms=self._timeout_ms):
-            raise WrongAnswer("an answer came that nobody waited for: the meter is slower than timeout_ms")
-        if self._forgiven_at is None:
+    def _prove_in_step(self, line: Line, asked: list[modbus.ReadRequest]) -> None:
+        """Have the failures forgiven if the meter is in step. Raises WrongAnswer where it is not."""
+        self._expect_silence(line, asked[-1])
+        if self._forgiven_at is None and self._answers_decoy(line, asked):
             self._forgiven_at = line.now_s() + PROBATION_S
+
+    def _expect_silence(self, line: Line, request: modbus.ReadRequest) -> None:
+        if modbus_master.hears_anything(line, request, timeout_ms=self._timeout_ms):
+            raise WrongAnswer("an answer, or noise, came that nobody waited for: the meter is slower than timeout_ms")
+
+    def _answers_decoy(self, line: Line, asked: list[modbus.ReadRequest]) -> bool:
+        """Tell whether a decoy proves the meter in step; where there is no telling, the value stands by counting."""
+        decoy = _decoy(asked)
+        if decoy is None or line.now_s() < self._decoy_at:
+            return False
+        try:
+            with self._account(line, decoy):
+                frame = self._ask(line, decoy, timeout_ms=self._timeout_ms)
+        except NoResponse:
+            self._decoy_at = line.now_s() + DECOY_PAUSE_S
+            return False
+        except WrongAnswer as error:
+            raise WrongAnswer(
+                "asked for another number of registers, it gave the answer to an earlier request: the meter, or a"
+                " serial server on the way, is one answer behind"
+            ) from error
+        if frame[1] & 0x80 and frame[2] not in _REFUSALS_OF_DECOY:
+            return False
+        self._expect_silence(line, decoy)
+        return True
+
+
+def _decoy(asked: list[modbus.ReadRequest]) -> modbus.ReadRequest | None:
+    """Return a request for a part of what was asked whose answer is as long as none of theirs; None where none is.
+
+    An even number is preferred: some meters read whole pairs of registers only.
+    """
+    lengths = {request.count for request in asked}
+    counts = [
+        (count % 2, count, request) for request in asked for count in range(1, request.count) if count not in lengths
+    ]
+    if not counts:
+        return None
+    _, count, request = min(counts, key=lambda choice: choice[:2])
+    return modbus.ReadRequest(unit=request.unit, function=request.function, address=request.address, count=count)

@@ -108,6 +108,6 @@ def answers_name_request(line: Line) -> bool:
     return _FRAMINGS[line.settings.framing].names_request
 
 
-def hears_answer(line: Line, request: modbus.ReadRequest, *, timeout_ms: int) -> bool:
-    """Listen, without asking, whether an answer to the request comes that nobody waits for. Raises PortLost."""
-    return line.hears_answer(_FRAMINGS[line.settings.framing].query(request), timeout_ms=timeout_ms)
+def hears_anything(line: Line, request: modbus.ReadRequest, *, timeout_ms: int) -> bool:
+    """Listen, without asking, for as long as an answer to the request could take. Raises PortLost."""
+    return line.hears_anything(_FRAMINGS[line.settings.framing].query(request), timeout_ms=timeout_ms)

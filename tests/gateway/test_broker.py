@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import itertools
 import logging
 import signal
 import subprocess
@@ -201,6 +202,14 @@ async def test_a_name_that_does_not_resolve_is_an_outage_and_no_crash(caplog):
     assert len(events(caplog, "broker_lost")) == 1
 
 
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".invalid"])
+async def test_a_name_that_cannot_be_encoded_is_an_outage_and_no_crash(caplog, host):
+    async with Served(1883, host=host) as served:
+        await asyncio.sleep(0.4)
+        assert not served._task.done()
+    assert len(events(caplog, "broker_lost")) == 1
+
+
 async def test_a_serve_that_fails_with_a_bug_of_ours_is_not_hidden(mosquitto):
     settings = BrokerSettings(host="127.0.0.1", port=mosquitto.port, client_id="g-1")
 
@@ -313,6 +322,52 @@ async def test_attempts_that_fail_leave_no_sockets_behind(mosquitto):
                 if link.raddr and link.raddr.port == network.port
             ]
             assert len([link for link in ours if link.status == psutil.CONN_ESTABLISHED]) <= 2
+
+
+@pytest.mark.parametrize("answer", ["_on_connect", "_on_subscribe", "_on_publish", "_on_disconnect"])
+async def test_a_stop_in_the_moment_of_an_answer_is_never_lost(mosquitto, monkeypatch, answer):
+    """asyncio.wait_for, before Python 3.12, forgets a cancellation that comes so: the agent would never end."""
+    on_answer = getattr(broker_module._Client, answer)
+    loop = asyncio.get_running_loop()
+
+    async def serve(session):
+        while True:
+            await session.publish(ALERT)
+            if answer != "_on_publish":
+                raise BrokerError("enough, connect again")
+
+    stopping = []
+
+    def cancel_after(turns):
+        if turns:
+            loop.call_soon(cancel_after, turns - 1)
+        else:
+            stopping[-1].cancel()
+
+    for turns in range(6):
+        for number in (1, 2, 3):
+            answers = itertools.count(1)
+
+            def note(self, *arguments, turns=turns, number=number, answers=answers, **options):
+                on_answer(self, *arguments, **options)
+                if next(answers) == number:
+                    loop.call_soon_threadsafe(cancel_after, turns)
+
+            monkeypatch.setattr(broker_module._Client, answer, note)
+            settings = BrokerSettings(host="127.0.0.1", port=mosquitto.port, client_id="g-1")
+            broker = Broker(settings, will=WILL, subscription=ACK, jitter=lambda: 0.0)
+            task = asyncio.create_task(broker.run(serve, farewell=FAREWELL))
+            stopping.append(task)
+            done, _ = await asyncio.wait({task}, timeout=PATIENCE_S)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            assert done, f"cancelled {turns} turns of the loop after answer {number}"
+    # As asyncio.run does at the end: a connection given up in the making may leave aiomqtt's housekeeping behind.
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 # -- versions ---------------------------------------------------------------------------------------------------------

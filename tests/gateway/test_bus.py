@@ -7,8 +7,8 @@ import time
 import pytest
 from partners.dialogue import make_reader
 
-from gateway.bus import Bus
-from gateway.line import LineSettings
+from gateway.bus import FIRST_SILENCE_S, Bus
+from gateway.line import Line, LineSettings
 from protocols import modbus
 from protocols.errors import NoResponse, PortLost
 
@@ -102,3 +102,55 @@ async def test_close_waits_for_the_exchange_under_way_and_refuses_the_rest():
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert port.units == [1]
+
+
+def test_what_the_predecessor_asked_last_is_not_our_answer():
+    """A meter that is constantly 1.3 s late, and a service that restarts: its late reply meets our first request."""
+    assert FIRST_SILENCE_S > 1.3
+    clock = VirtualClock()
+    port = LatePort(clock, reply=bytes.fromhex("11 03 08 00 00 00 00 00 01 F0 89 15 71"), at_s=1.3)
+    line = Line(
+        LineSettings(name="b", port="x"),
+        opener=lambda _: port,
+        monotonic=clock.now,
+        pause=clock.pause,
+        first_silence_s=FIRST_SILENCE_S,
+    )
+    request = modbus.ReadRequest(unit=17, function=3, address=0x204, count=4)
+    with pytest.raises(NoResponse):
+        line.exchange(request, timeout_ms=100)
+    assert line.bytes_discarded == len(port.reply)
+
+
+class VirtualClock:
+    def __init__(self):
+        self.time_s = 0.0
+
+    def now(self):
+        return self.time_s
+
+    def pause(self, seconds):
+        self.time_s += seconds
+
+
+class LatePort:
+    """Hears nothing that we send; a reply to somebody else's request comes at its time."""
+
+    def __init__(self, clock, *, reply, at_s):
+        self.reply, self._clock, self._at_s, self._left = reply, clock, at_s, reply
+
+    @property
+    def in_waiting(self):
+        return len(self._left) if self._clock.now() >= self._at_s else 0
+
+    def read(self, size):
+        if not self.in_waiting:
+            self._clock.pause(0.02)
+            return b""
+        data, self._left = self._left[:size], self._left[size:]
+        return data
+
+    def write(self, data):
+        return len(data)
+
+    def close(self): ...

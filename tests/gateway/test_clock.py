@@ -37,6 +37,13 @@ def test_the_real_kernel_answers():
     assert len(moment.boot_id) == 36
 
 
+def test_durations_come_from_the_clock_that_counts_through_suspend(monkeypatch):
+    """On a machine that was never suspended CLOCK_MONOTONIC shows the same, so the clock's name is looked at."""
+    shown_ns = {time.CLOCK_BOOTTIME: 7_000_000_000, time.CLOCK_MONOTONIC: 5_000_000_000}
+    monkeypatch.setattr(time, "clock_gettime_ns", shown_ns.__getitem__)
+    assert SystemClock().now().boottime_ms == 7_000
+
+
 def test_moments_of_one_boot_follow_each_other():
     clock = SystemClock()
     moments = [clock.now() for _ in range(1000)]

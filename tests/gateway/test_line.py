@@ -12,10 +12,20 @@ from pathlib import Path
 
 import pytest
 from partners.dialogue import make_reader, play
+from partners.rfc2217_server import Rfc2217Server
 from partners.virtual_line import VirtualClock, VirtualPort, skip_real_pauses, virtual_line
 
 from gateway import line as line_module
-from gateway.line import BABBLE_S_MAX, BURST_GRACE_S, HOLD_OFF_S_MAX, READ_S, REOPEN_S_MAX, Line, LineSettings
+from gateway.line import (
+    BABBLE_S_MAX,
+    BURST_GRACE_S,
+    GLITCH_BYTES_MAX,
+    HOLD_OFF_S_MAX,
+    READ_S,
+    REOPEN_S_MAX,
+    Line,
+    LineSettings,
+)
 from protocols import modbus
 from protocols.errors import Garbled, NoResponse, PortLost
 
@@ -44,7 +54,7 @@ def test_the_fault_table_is_complete():
         *("late-reply-of-another-register", "late-reply-then-in-time", "constantly-late", "cjt188-late-reply"),
         *("echo-then-answer", "echo-alone", "noise-before", "noise-within", "noise-after"),
         *("wrong-unit", "wrong-count", "wrong-function", "exception-reply", "gap-in-the-reply", "silent-meter"),
-        *("babbling-line", "truncated-reply", "two-replies"),
+        *("babbling-line", "truncated-reply", "two-replies", "held-back-for-ever", "late-bytes-twice"),
         *("port-lost-in-write", "port-lost-in-read", "port-lost-in-open"),
     }
 
@@ -149,7 +159,7 @@ def test_closing_twice_and_a_close_that_fails_are_no_error():
     line.close()
 
 
-@pytest.mark.parametrize("error", [OSError("no"), ValueError("bad URL")])
+@pytest.mark.parametrize("error", [OSError("no"), ValueError("bad URL"), NotImplementedError("cannot")])
 def test_whatever_opening_raises_is_a_lost_port(error):
     def refuse(_):
         raise error
@@ -158,20 +168,30 @@ def test_whatever_opening_raises_is_a_lost_port(error):
         Line(LineSettings(name="b", port="p"), opener=refuse).exchange(REQUEST, timeout_ms=10)
 
 
-def test_an_answer_that_nobody_asked_for_is_heard():
+@pytest.mark.parametrize("data", [ANSWER, b"\x55" * 2000, b"\x11", ANSWER[:-1] + b"\x00"])
+@pytest.mark.parametrize("after_s", [0.03, 0.09, 0.2])
+def test_whatever_comes_that_nobody_asked_for_is_heard(data, after_s):
     port, line = opened()
-    port.arrive(port.clock.now_s + 0.09, ANSWER)
-    assert line.hears_answer(REQUEST, timeout_ms=100)
-    assert not line.hears_answer(REQUEST, timeout_ms=100)
-    port.arrive(port.clock.now_s + 0.01, b"\x55" * 2000)
-    assert not line.hears_answer(REQUEST, timeout_ms=100)
+    port.arrive(port.clock.now_s + after_s, data)
+    assert line.hears_anything(REQUEST, timeout_ms=100)
+    port.clock.pause(0.1)
+    line._settle()
+    assert not line.hears_anything(REQUEST, timeout_ms=100)
+
+
+@pytest.mark.parametrize(("count", "is_heard"), [(1, False), (GLITCH_BYTES_MAX, False), (GLITCH_BYTES_MAX + 1, True)])
+def test_the_few_bytes_of_a_transceiver_that_lets_the_line_go_are_no_answer(count, is_heard):
+    """They stand directly behind every answer of such a line: it would never be silent."""
+    port, line = opened()
+    port.arrive(port.clock.now_s + 0.003, b"\0" * count)
+    assert line.hears_anything(REQUEST, timeout_ms=100) is is_heard
 
 
 def test_a_port_that_is_lost_while_listening_is_a_lost_port():
     port, line = opened()
     port.go_away(port.clock.now_s + 0.05, port.clock.now_s + 10)
     with pytest.raises(PortLost):
-        line.hears_answer(REQUEST, timeout_ms=100)
+        line.hears_anything(REQUEST, timeout_ms=100)
 
 
 # -- real ports -------------------------------------------------------------------------------------------------------
@@ -348,6 +368,21 @@ def test_a_serial_server_is_a_line_as_well_and_is_found_again():
     with pytest.raises(PortLost):
         line.exchange(REQUEST, timeout_ms=300)
     line.close()
+
+
+# pyserial 3.5 starts its reader thread with names that Python 3.10 has deprecated.
+@pytest.mark.filterwarnings("ignore:set(Daemon|Name).*:DeprecationWarning")
+def test_an_rfc_2217_serial_server_is_a_line_as_well_and_is_found_again():
+    with contextlib.closing(PtyMeter(lambda request: [(0.01, ANSWER)])) as meter, Rfc2217Server(meter.port) as server:
+        line = Line(LineSettings(name="b", port=server.url.replace("rfc", "RFC"), baudrate=2400))
+        with contextlib.closing(line):
+            assert line.exchange(REQUEST, timeout_ms=300) == ANSWER
+            server.drop()
+            time.sleep(0.1)
+            with pytest.raises(PortLost):
+                line.exchange(REQUEST, timeout_ms=300)
+            time.sleep(line_module.REOPEN_S_MIN)
+            assert line.exchange(REQUEST, timeout_ms=300) == ANSWER
 
 
 @pytest.mark.parametrize("port", ["nonsense://x", "socket://127.0.0.1:1", "/dev/no-such-port", "socket://x?y=z"])

@@ -11,9 +11,10 @@ from partners.dialogue import make_reader
 from partners.faulty_meters import BASE_ML, RATES, FaultyMeters
 from partners.virtual_line import VirtualClock, VirtualPort, skip_real_pauses, virtual_line
 
+from gateway import meters as meters_module
 from gateway import modbus_master
 from gateway.line import BABBLE_S_MAX, BURST_GRACE_S, HOLD_OFF_S_MAX
-from gateway.meters import OUTSTANDING_MAX, OUTSTANDING_S_MAX, PROBATION_S, MeterReader
+from gateway.meters import DECOY_PAUSE_S, OUTSTANDING_MAX, OUTSTANDING_S_MAX, PROBATION_S, MeterReader
 from protocols import modbus
 from protocols.errors import Garbled, MeterError, MeterFault, MeterRefused, NoResponse, PortLost, WrongAnswer
 
@@ -40,7 +41,9 @@ class Village:
     def __init__(self, seed):
         self.dice = random.Random(seed)
         self.port = VirtualPort(VirtualClock())
-        self.meters = FaultyMeters(self.port, self.dice, units=self.PROFILES, timeout_s=TIMEOUT_MS / 1000)
+        self.meters = FaultyMeters(
+            self.port, self.dice, units=self.PROFILES, timeout_s=TIMEOUT_MS / 1000, refusing={2, 3}, mute={4}
+        )
         self.line = virtual_line(self.port)
         self.readers = {
             unit: make_reader(profile, str(unit), timeout_ms=TIMEOUT_MS, retries=RETRIES)
@@ -73,7 +76,7 @@ class Village:
             self.read(self.dice.choice(list(self.PROFILES)), **options)
             # Polls come in rows and at intervals.
             if self.dice.random() < 0.3:
-                self.port.clock.pause(self.dice.choice([0.01, 0.2, 0.5, 1, 2, 5, 60]))
+                self.port.clock.pause(self.dice.choice([0.01, 0.2, 0.5, 1, 2, 5, 60, 300]))
 
 
 @functools.cache
@@ -106,7 +109,8 @@ def test_no_fault_ever_becomes_a_value(seed):
 
 def test_every_fault_was_tried_and_every_outcome_seen():
     villages = [lived(seed) for seed in range(4)]
-    assert set().union(*(village.meters.tally for village in villages)) == {*RATES, "late constantly"}
+    faults = {*RATES, "late constantly", "one behind for ever"}
+    assert set().union(*(village.meters.tally for village in villages)) == faults
     outcomes = {"value", "no_response", "garbled", "wrong_answer", "refused", "port_lost"}
     assert set().union(*(village.outcomes for village in villages)) == outcomes
 
@@ -136,14 +140,16 @@ def test_the_judge_convicts_a_master_without_the_guard():
     assert len(village.wrong) > 5
 
 
-@pytest.mark.parametrize("guard", ["_fresh_answer", "_prove_in_step"])
+@pytest.mark.parametrize("guard", ["_fresh_answer", "_prove_in_step", "_answers_decoy"])
 def test_every_part_of_the_guard_is_needed(guard, monkeypatch):
     """Without one of them the judge finds wrong values, so the test above can fail."""
     if guard == "_fresh_answer":
         one_answer = lambda self, line, request: modbus_master.exchange(line, request, timeout_ms=self._timeout_ms)
         monkeypatch.setattr(MeterReader, guard, one_answer)
+    elif guard == "_prove_in_step":
+        monkeypatch.setattr(MeterReader, guard, lambda self, line, asked: self._outstanding.clear())
     else:
-        monkeypatch.setattr(MeterReader, guard, lambda self, line, query: self._outstanding.clear())
+        monkeypatch.setattr(MeterReader, guard, lambda self, line, asked: True)
     wrong = []
     for seed in range(10):
         village = Village(seed)
@@ -165,14 +171,20 @@ class Script:
         self.line = virtual_line(self.port)
         self.reader = make_reader("counter", "17", timeout_ms=TIMEOUT_MS, **options)
         self.requests = 0
+        self.decoys = 0
+        self.at_decoy = lambda request: modbus.encode_response(request, [0xFFFF])
         self._answers = list(answers)
         self._take = modbus.RequestReader()
         self.port.on_write = self._answer
 
     def _answer(self, data):
-        self.requests += 1
-        answer = self._answers.pop(0)
         request = self._take.feed(data)
+        if request.count == 1:
+            self.decoys += 1
+            answer = self.at_decoy(request)
+        else:
+            self.requests += 1
+            answer = self._answers.pop(0)
         if isinstance(answer, int):
             answer = modbus.encode_response(request, [answer >> 16, answer & 0xFFFF])
         elif isinstance(answer, str):
@@ -231,6 +243,16 @@ def test_failures_are_forgiven_by_time_but_for_the_last():
     assert script.read() == 3
 
 
+def test_of_the_old_failures_one_stays_beside_the_new_ones():
+    """A serial server may hold an answer back for ever, and a meter be late besides."""
+    script = Script(None, None, None, 1, 2, 3)
+    for _ in range(2):
+        script.fails(NoResponse)
+    script.port.clock.pause(OUTSTANDING_S_MAX + 1)
+    script.fails(NoResponse)
+    assert script.read() == 3
+
+
 def test_failures_without_end_ask_for_a_bounded_number_of_answers():
     script = Script(*[None] * 100, *range(100))
     for _ in range(100):
@@ -276,3 +298,110 @@ def test_an_outage_of_the_port_asks_for_a_second_answer():
     assert script.read() == 3
     script.port.clock.pause(PROBATION_S)
     assert script.read() == 4
+
+
+# -- the decoy --------------------------------------------------------------------------------------------------------
+
+
+class OneBehind(Script):
+    """A serial server that, after its first request, holds each answer back until the next request comes."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.volume = 0
+        self.at_decoy = lambda request: modbus.encode_response(request, [0xFFFF])
+        self._held = None
+
+    def _answer(self, data):
+        self.volume += 1
+        request = self._take.feed(data)
+        if request.count == 1:
+            self.decoys += 1
+            answer = self.at_decoy(request)
+        else:
+            answer = modbus.encode_response(request, [0, self.volume])
+        if self._held:
+            self.port.arrive(self.port.clock.now_s + 0.02, self._held)
+        self._held = answer
+
+
+@pytest.mark.parametrize("poll_every_s", [10, 60, 300])
+@pytest.mark.parametrize("at_decoy", ["answers", "refuses", "is silent"])
+def test_a_server_that_holds_one_answer_back_for_ever_never_gives_an_old_value(poll_every_s, at_decoy):
+    script = OneBehind(retries=1)
+    if at_decoy == "refuses":
+        script.at_decoy = lambda request: modbus.encode_exception(request, modbus.ILLEGAL_DATA_ADDRESS)
+    if at_decoy == "is silent":
+        script.at_decoy = lambda request: None
+    for _ in range(30):
+        before = script.volume
+        try:
+            assert script.read() > before, "measured in this read"
+        except MeterError:
+            pass
+        script.port.clock.pause(poll_every_s)
+    assert script.decoys > 0
+
+
+def test_what_is_one_behind_is_said():
+    script = OneBehind(retries=1)
+    with pytest.raises(WrongAnswer, match="behind"):
+        script.read()
+
+
+def forgiven(at_decoy, **options):
+    """How often a meter is asked at the second read after one failure, and the script."""
+    script = Script(None, *range(1, 20), **options)
+    script.at_decoy = at_decoy
+    script.fails(NoResponse)
+    script.read()
+    script.port.clock.pause(PROBATION_S)
+    script.requests = 0
+    script.read()
+    return script.requests, script
+
+
+@pytest.mark.parametrize("code", [1, 2, 3])
+def test_a_meter_that_refuses_the_decoy_is_in_step(code):
+    assert forgiven(lambda request: modbus.encode_exception(request, code))[0] == 1
+
+
+@pytest.mark.parametrize("code", [4, 5, 6, 8, 10, 11])
+def test_an_exception_that_any_request_may_bring_proves_nothing(code):
+    assert forgiven(lambda request: modbus.encode_exception(request, code))[0] == 2
+
+
+def test_a_meter_that_is_silent_to_the_decoy_still_gives_values_and_is_seldom_asked_it():
+    requests, script = forgiven(lambda request: None)
+    assert requests == 3, "the failure and the decoy are outstanding"
+    assert script.decoys == 1
+    script.port.clock.pause(DECOY_PAUSE_S)
+    script.read()
+    assert script.decoys == 2
+
+
+def test_something_after_the_answer_to_the_decoy_proves_nothing():
+    script = Script(None, 1, 2)
+    arrive = script.port.arrive
+    late = modbus.encode_response(modbus.ReadRequest(unit=17, function=3, address=0, count=2), [0, 1])
+
+    def answer_twice(request):
+        arrive(script.port.clock.now_s + 0.09, late)
+        return modbus.encode_response(request, [7])
+
+    script.at_decoy = answer_twice
+    script.fails(NoResponse)
+    script.fails(WrongAnswer)
+
+
+@pytest.mark.parametrize(
+    ("counts", "wanted"),
+    [([2], 1), ([4], 2), ([4, 2], 1), ([1], None), ([1, 2], None), ([1, 3], 2), ([14], 2), ([2, 3, 1, 5], 4)],
+)
+def test_a_decoy_is_a_part_of_what_is_read_and_as_long_as_no_query(counts, wanted):
+    asked = [modbus.ReadRequest(unit=1, function=4, address=100 * n, count=count) for n, count in enumerate(counts)]
+    decoy = meters_module._decoy(asked)
+    assert (decoy and decoy.count) == wanted
+    if decoy:
+        assert (decoy.unit, decoy.function) == (1, 4)
+        assert any(query.address == decoy.address and query.count > decoy.count for query in asked)

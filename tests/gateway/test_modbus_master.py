@@ -72,6 +72,19 @@ def test_a_lost_port_is_no_answer_of_minimalmodbus():
         modbus_master.exchange(virtual_line(port), request, timeout_ms=100)
 
 
+def test_registers_on_which_the_two_implementations_disagree_are_never_returned(monkeypatch):
+    request = modbus.ReadRequest(unit=17, function=3, address=0, count=2)
+    answer = modbus.encode_response(request, [1, 2])
+    read_registers = minimalmodbus.Instrument.read_registers
+
+    def swapped(*arguments, **options):
+        return read_registers(*arguments, **options)[::-1]
+
+    monkeypatch.setattr(minimalmodbus.Instrument, "read_registers", swapped)
+    with pytest.raises(AssertionError):
+        ask(request, answer)[1]()
+
+
 def test_what_our_reader_lets_pass_and_minimalmodbus_does_not_is_garbled(monkeypatch):
     """Two implementations must agree; when one of them has a bug the reading is missing, not wrong."""
     request = modbus.ReadRequest(unit=17, function=3, address=0, count=2)

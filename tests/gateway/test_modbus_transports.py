@@ -424,7 +424,9 @@ class Sleeper:
             return
         self.heard += 1
         request = modbus.decode_request(data)
-        self.port.arrive(now_s + self._answers_in_s, modbus.encode_response(request, [0, self.total_m3]))
+        self.port.arrive(
+            now_s + self._answers_in_s, modbus.encode_response(request, [0, self.total_m3][: request.count])
+        )
 
 
 @pytest.mark.usefixtures("virtual_time")

@@ -29,13 +29,15 @@ RATES = {
     "unplug": 0.003,
 }
 LATENESS_S = (0.15, 3.0)
+HOLDS_BACK_RATE = 0.0005  # how often a meter, or its serial server, begins to be one answer behind for ever
 CONSTANTLY_LATE_RATE = 0.005  # how often a meter begins to answer everything late by the same time
 
 
 class FaultyMeters:
     """The meters of some units on a VirtualPort; `faulty` switches the faults on and off, `tally` counts them."""
 
-    def __init__(self, port, dice, *, units, timeout_s):
+    def __init__(self, port, dice, *, units, timeout_s, refusing=(), mute=()):
+        """Of the units, those `refusing` answer no other number of registers than two, and those `mute` are silent."""
         self.faulty = True
         self.echo = False
         self.tally = Counter()
@@ -45,6 +47,8 @@ class FaultyMeters:
         self._timeout_s = timeout_s
         self._reader = modbus.RequestReader()
         self._free_s = dict.fromkeys(units, 0.0)  # until when each meter is busy with earlier requests
+        self._refusing, self._mute = refusing, mute
+        self._held = {}  # what is held back until the next request, by unit
         self._constant = {}  # meters that answer everything late by the same time, and for how many requests
         port.on_write = self._take
 
@@ -59,8 +63,27 @@ class FaultyMeters:
         now_s = self._port.clock.now_s
         if self.echo:
             self._port.arrive(now_s + 0.001, data)
-        frame = modbus.encode_response(request, self._registers(request, now_s))
-        self._send(request, frame, now_s)
+        if request.count != 2 and request.unit in self._mute:
+            return
+        if request.count != 2 and request.unit in self._refusing:
+            frame = modbus.encode_exception(request, modbus.ILLEGAL_DATA_VALUE)
+        else:
+            frame = modbus.encode_response(request, self._registers(request, now_s)[: request.count])
+        frame = self._hold_back(request.unit, frame)
+        if frame:
+            self._send(request, frame, now_s)
+
+    def _hold_back(self, unit, frame):
+        """Return the frame to send: for a meter that is one behind for ever, the one before."""
+        if not self.faulty:
+            self._held.clear()
+        elif unit in self._held:
+            self.tally["one behind for ever"] += 1
+            frame, self._held[unit] = self._held[unit], frame
+        elif self._dice.random() < HOLDS_BACK_RATE:
+            self._held[unit] = frame
+            return None
+        return frame
 
     def _registers(self, request, now_s):
         volume_ml = BASE_ML * request.unit + round(now_s * 1000)
