@@ -8,7 +8,6 @@ from gateway.meters import MeterReader
 from gateway.owner import OwnerThread
 from protocols.reading import Measurement
 
-
 # A service that restarts does not know what its predecessor asked last. Meters answer within a second (the slowest of
 # the profiles: ABB AquaMaster, one second to wake); what comes later than this is counted as any late reply is.
 FIRST_SILENCE_S: Final = 2.0

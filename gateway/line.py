@@ -107,6 +107,7 @@ class Line:
         self._reopen_at = 0.0
         self._reopen_s = REOPEN_S_MIN
         self._first_silence_s = first_silence_s
+        self._listen_until = 0.0
 
     def exchange(self, query: Query, *, timeout_ms: int) -> bytes:
         """Send a query and return the frame that answers it.
@@ -203,7 +204,7 @@ class Line:
         while True:
             if self._port.in_waiting:
                 self.bytes_discarded += len(self._read())
-            rest_s = self._heard_at + self._quiet_s - self._monotonic()
+            rest_s = max(self._heard_at + self._quiet_s, self._listen_until) - self._monotonic()
             if rest_s <= 0:
                 return
             if self._monotonic() - began_at > BABBLE_S_MAX:
@@ -227,7 +228,7 @@ class Line:
             self._lose(error)
         # What the driver kept from before is nobody's answer, nor is what a meter was asked before we started.
         self._hold_off(timeout_s)
-        self.rest(self._first_silence_s)
+        self._listen_until = self._monotonic() + self._first_silence_s
         self._first_silence_s = 0.0
 
     def _lose(self, error: Exception) -> NoReturn:
