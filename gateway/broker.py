@@ -28,6 +28,8 @@ CONNECT_S: Final = 10.0
 PUBLISH_S: Final = 20.0
 # Mobile networks drop idle mappings after a few minutes; a black hole is noticed after 1.5 times this.
 KEEPALIVE_S: Final = 30
+# A library may put a number into its texts; an outage of days must not fill the log for that.
+REASONS_MAX: Final = 10
 RETRY_S_MIN: Final = 1.0
 RETRY_S_MAX: Final = 120.0
 # A connection that lasted so long was a good one: the next failure begins again with short waits.
@@ -100,11 +102,15 @@ class _Client(aiomqtt.Client):
     def _on_disconnect(self, *arguments: Any, **options: Any) -> None:
         # Perhaps on the thread that connects.
         self._loop.call_soon_threadsafe(self._fail_early)
-        super()._on_disconnect(*arguments, **options)
+        try:
+            super()._on_disconnect(*arguments, **options)
+        except asyncio.CancelledError:
+            pass  # it asks a future that was cancelled with its caller
 
     def _fail_early(self) -> None:
         if not self._connected.done():
             self._connected.set_exception(_ClosedEarly("the broker closed the connection without an answer"))
+            self._connected.exception()  # seen: whoever still waits gets it, nobody else is told that it was missed
 
     def abandon(self) -> None:
         """Close the socket, whatever state the connection is in."""
@@ -179,16 +185,17 @@ class Broker:
     async def run(self, serve: Callable[[Session], Awaitable[None]], *, farewell: Message) -> None:
         """Keep a session up and let `serve` use it, for ever; when cancelled, say `farewell` before leaving.
 
-        Whatever goes wrong with a connection is logged once per outage and tried again.
+        Whatever goes wrong with a connection is tried again; each reason is logged once per outage.
         """
         bound_s = RETRY_S_MIN
-        outage = False
+        reasons: set[str] = set()
         loop = asyncio.get_running_loop()
         while True:
             connected_at = None
             try:
                 async with self._connect() as (client, version):
-                    connected_at, outage = loop.time(), False
+                    connected_at = loop.time()
+                    reasons.clear()
                     session = Session(client, is_mqtt5=version is aiomqtt.ProtocolVersion.V5)
                     log.info("broker_connected host=%s port=%d mqtt=%s", *self._address(), version.name)
                     try:
@@ -198,13 +205,15 @@ class Broker:
                         raise
             # A name that IDNA cannot encode is a UnicodeError.
             except* (aiomqtt.MqttError, BrokerError, OSError, UnicodeError) as group:
-                if not outage:
+                reason = str(_first(group))
+                if reason not in reasons and len(reasons) < REASONS_MAX:
+                    reasons.add(reason)
                     log.warning(
-                        "broker_lost host=%s port=%d: %s; everything is kept and the connection tried again",
+                        "broker_lost host=%s port=%d: %s (%s); everything is kept and the connection tried again",
                         *self._address(),
-                        _first(group),
+                        reason,
+                        _advice(reason),
                     )
-                outage = True
             if connected_at is not None and loop.time() - connected_at > STABLE_S:
                 bound_s = RETRY_S_MIN
             await asyncio.sleep(self._jitter() * bound_s)
@@ -345,6 +354,25 @@ def _refuses_version(error: aiomqtt.MqttError) -> bool:
 def _says_nothing(error: aiomqtt.MqttError) -> bool:
     """Tell whether a broker has not answered, or closed without a word, as some do that do not know the version."""
     return isinstance(error, _ClosedEarly) or str(error) == _TIMED_OUT
+
+
+# What a reason for a lost connection contains, and what to look at then.
+_ADVICE: Final = {
+    "refused": "does the broker run, and is the port right?",
+    "Not authorized": "check username, password_file or the client certificate, and the broker's access rules",
+    "Bad user": "check username and password_file",
+    "Name or service": "check the name in the url, and DNS",
+    "name resolution": "check the network and DNS",
+    "certificate": "check ca_file, the name in the broker's certificate, and the clock",
+    "reset by peer": "is this a TLS port (mqtts://), or the other way round?",
+    "without an answer": "is this a TLS port (mqtts://), or does it want a client certificate?",
+    "unreachable": "check the network",
+    "during message iteration": "the network, or the broker, or another client with the same gateway id",
+}
+
+
+def _advice(reason: str) -> str:
+    return next((advice for key, advice in _ADVICE.items() if key in reason), "check the network and the broker's log")
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:
