@@ -182,7 +182,7 @@ async def test_a_broker_that_is_killed_and_started_again_is_found_again(mosquitt
             session = await served.session()
             await session.publish(ALERT)
     lost = events(caplog, "broker_lost")
-    assert len([text for text in lost if "Disconnected" in text]) == 2, "each reason once per outage"
+    assert len([record for record in lost if "Disconnected" in record.message]) == 2, "each reason once per outage"
     assert 2 <= len(lost) <= 2 * 2, "however many attempts"
 
 
