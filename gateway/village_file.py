@@ -183,7 +183,7 @@ _RIGHT: Final = {
     "baudrate": "300 to 1000000, such as 9600",
     "parity": '"N", "E" or "O"',
     "stop_bits": "1 or 2",
-    "link": 'a path such as "/tmp/village"',
+    "link": 'a path such as "/run/village"',
     "echo": "true or false",
     "profile": f"one of {', '.join(profiles.built_in_names())}, or the path of a profile",
     "address": 'the address in quotes, such as "17"',
