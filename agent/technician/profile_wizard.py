@@ -13,7 +13,6 @@ import msgspec
 
 from agent.technician import meanings
 from agent.technician.meanings import Candidate
-from gateway.line import LineSettings
 from protocols import cjt188, cjt188_data, modbus
 from protocols import profile as profiles
 from protocols.cjt188_data import Cjt188Spec
@@ -204,11 +203,6 @@ def toml(facts: Facts, exchanges: Sequence[Exchange], proposal: Proposal) -> str
             f'exchange = [{{ request = "{request}", response = "{response}" }}]',
         ]
     return "\n".join(lines) + "\n"
-
-
-def line_of(settings: LineSettings) -> Line:
-    """Return the line of a profile with the settings that a live read used."""
-    return Line(baudrate=settings.baudrate, parity=settings.parity, stop_bits=settings.stop_bits)
 
 
 def _text(value: str) -> str:

@@ -116,6 +116,22 @@ def test_an_episode_survives_restarts_without_being_raised_again(world, soon):
     assert len({id_ for *_, id_ in county.alerts()}) == 1
 
 
+def test_the_alert_of_a_meter_that_is_taken_out_of_the_configuration_ends(world, soon):
+    line = world.meters(17, 18)
+    world.configure([17, 18], window_h=0.001)
+    county = world.county()
+    line.show(17, 500_000)
+    line.show(18, 500_000)
+    agent = world.agent()
+    soon(lambda: len(county.alerts()) == 2, what="both alerts")
+    assert agent.stop() == 0
+    world.configure([18], window_h=0.001)
+    world.agent()
+    soon(lambda: len(county.alerts()) == 3, what="the end of one episode")
+    first_id = next(id_ for _, _, meter, id_ in county.alerts() if meter == "m-017")
+    assert county.alerts()[2] == ("low_usage", "cleared", "m-017", first_id)
+
+
 @pytest.mark.parametrize("ran_ml", [0, 90_000, 150_000])
 def test_a_gateway_that_was_off_decides_with_its_first_reading(world, soon, ran_ml):
     """Off for longer than the window: the scale is 4.3 s for 12 h, so 5 s for 14 h."""
