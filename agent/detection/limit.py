@@ -111,6 +111,16 @@ class RealUse:
         self._read_at = at_min
         return use
 
+    @property
+    def hour_ml(self) -> int:
+        """What ran in the last full hour, per hour."""
+        return self._slots[(self._slots_seen - 1) % SLOTS]
+
+    @property
+    def day_ml(self) -> int:
+        """What ran in the last 24 slots of an hour."""
+        return sum(self._slots)
+
     def _proves(self, at_min: int) -> bool:
         """Judge the window that ends now: sure use, or a doubtful one, which is believed once and then no more."""
         minutes, used_ml = at_min - self._window_at, self._window_ml
@@ -178,6 +188,16 @@ class RealUse:
             self._still[i] = values[12 + SLOTS + i]
         return self
 
+    def move(self, minutes: int) -> None:
+        """Go on `minutes` later on the clock of `feed`: that clock was set anew."""
+        self._slot_at, self._window_at = _moved(self._slot_at, minutes), _moved(self._window_at, minutes)
+        self._read_at, self._moved_at = _moved(self._read_at, minutes), _moved(self._moved_at, minutes)
+        self._doubted_at = _moved(self._doubted_at, minutes)
+        still = [self._still[(self._day - i) % QUIET_DAYS] for i in range(QUIET_DAYS)]
+        self._day = max(self._read_at, 0) // DAY_MIN
+        for i in range(QUIET_DAYS):
+            self._still[(self._day - i) % QUIET_DAYS] = still[i]
+
 
 class HomeLimit:
     """Learns the lengths of the home's silences, and sets the limit in hours for the silence that runs now."""
@@ -208,6 +228,11 @@ class HomeLimit:
         return self._limits[self._began_hour]
 
     @property
+    def began_hour(self) -> int:
+        """The local hour at which the present silence began."""
+        return self._began_hour
+
+    @property
     def silent_min(self) -> int:
         """How long the home had been without real use at the last reading."""
         return self._read_at - self._began_at
@@ -236,6 +261,17 @@ class HomeLimit:
     def skip(self) -> None:
         """Never learn the present silence: it is a declared absence, or the fall that was found."""
         self._learns = False
+
+    def restart(self, at_min: int, *, hour: int) -> None:
+        """Begin the present silence at `at_min`, local `hour`, and never learn it: nobody knows what was before."""
+        if self._began_at != NEVER:
+            self._began_at, self._began_hour = at_min, hour
+            self._learns = False
+
+    def move(self, minutes: int) -> None:
+        """Go on `minutes` later on the clock of `feed`: that clock was set anew."""
+        self._relearn_at, self._began_at = _moved(self._relearn_at, minutes), _moved(self._began_at, minutes)
+        self._read_at = _moved(self._read_at, minutes)
 
     def usual_h(self, hour: int) -> int:
         """Hours within which 19 of 20 silences of 2 h or more, begun around `hour`, ended; 0 where none is known."""
@@ -322,6 +358,10 @@ class HomeLimit:
         for i in range(HOURS * LENGTHS):
             self._counts[i] = struct.unpack_from("<H", state, limits_at + HOURS + 2 * i)[0]
         return self
+
+
+def _moved(at_min: int, minutes: int) -> int:
+    return at_min if at_min == NEVER else at_min + minutes
 
 
 def _unpack(layout: str, version: int, state: bytes, *, tail: int = 0) -> tuple[int, ...]:

@@ -20,13 +20,13 @@ Portable: also runs on MicroPython.
 
 LOW, ENOUGH, UNSURE = "low", "enough", "unsure"
 
-# Runs of equal register values that are kept. A home that uses water at every poll fills 144 in 12 h at 5 min; beyond
-# the limit they are thinned out to one in about 3 min of 12 h, which widens the interval by the use of so many minutes.
-RUNS_MAX = 512
+# Runs of equal values that are kept: 1.5 KB on a 32-bit board. A lone person makes 20 to 60 in 12 h; beyond the limit
+# they are thinned out to one in about 11 min of 12 h, which widens the interval by the use of so many minutes.
+RUNS_MAX = 128
 
 
 class Window:
-    """The register's recent past, as runs of equal values: when each value was first and last seen."""
+    """The recent past of a count, as runs of equal values: when each value was first and last seen."""
 
     def __init__(self, length: int) -> None:
         """Watch a window of `length`, in the unit of time that `add` is called with."""
@@ -36,7 +36,7 @@ class Window:
         self._value: list[int] = []
 
     def add(self, time: int, value: int) -> None:
-        """Note that the register showed `value` at `time`. Times never decrease; values never do between resets."""
+        """Note that the count stood at `value` at `time`. Neither ever decreases between resets."""
         if self._value and value == self._value[-1]:
             self._last[-1] = time
         else:
@@ -96,7 +96,7 @@ class Window:
             del self._first[:index], self._last[:index], self._value[:index]
 
     def _thin(self) -> None:
-        """Keep at most one run in each 256th part of the window, and the newest two."""
+        """Keep at most one run in each 64th part of the window, and the newest two."""
         least = self.length // (RUNS_MAX // 2)
         kept = [0]
         for index in range(1, len(self._first) - 2):
@@ -109,26 +109,16 @@ class Window:
 
 
 class LowUsage:
-    """The rule itself: feed it readings, it says LOW, ENOUGH or UNSURE."""
+    """The rule itself: feed it the count of a home's use, it says LOW, ENOUGH or UNSURE."""
 
-    def __init__(self, window: int, threshold: int, jitter: int) -> None:
-        """Judge usage below `threshold` in `window`.
-
-        A register that goes back by at most `jitter` wavers (last digit between two marks, a stale copy): its highest
-        value stands. One that goes back further was replaced or reset: the window begins anew.
-        """
+    def __init__(self, window: int, threshold: int) -> None:
+        """Judge usage below `threshold` in `window`."""
         self.window = Window(window)
         self.threshold = threshold
-        self.jitter = jitter
-        self._highest = -1
 
-    def feed(self, time: int, value: int) -> str:
-        """Take a reading; return LOW, ENOUGH or UNSURE."""
-        if value < self._highest - self.jitter:
-            self.window.reset()
-            self._highest = value
-        self._highest = max(self._highest, value)
-        self.window.add(time, self._highest)
+    def feed(self, time: int, total: int) -> str:
+        """Take the count at a time; it never decreases (`detection.register` sees to that)."""
+        self.window.add(time, total)
         least, most = self.window.usage()
         if most is not None and most < self.threshold:
             return LOW
