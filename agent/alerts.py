@@ -1,74 +1,110 @@
-"""The lifecycle of an alert, as one table; whatever raises or ends an alert does so here.
+"""The lifecycle of an alert, as tables; whatever raises, escalates, reminds of or ends an alert does so here.
 
-1. An episode begins with `open` and ends with `cleared`; both carry the same id. One alert per episode, not per poll.
-2. A verdict that the table does not name for a state changes nothing: what is unsure waits.
-3. Every step carries the figures that led to it, so that the county can check it without us.
+1. An episode begins with `opened` and ends with `cleared`; all its steps carry one id. One per episode, not per poll.
+2. What a table does not name for an episode changes nothing: what is unsure waits.
+3. A low_usage is yellow while the county's rule holds, and red once the home itself is silent for too long. Yellow ends
+   with enough use. Red ends with real use; where the county's rule still holds then, a new yellow episode begins.
+4. Red is repeated every `REMIND_MS` until somebody at the county acknowledges it.
+5. A declared absence ends a low_usage, the removal of its meter any alert. Quiet hours hold back what would begin or
+   escalate, but for 24 hours without any use.
+6. Every step carries the figures that led to it, a reason, and both in words (`agent.explanations`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from agent.detection.window import ENOUGH, LOW, LowUsage
-from protocols.contract import AlertBody, AlertState, Kind, Level, instant
-from protocols.reading import Reading
+import msgspec
 
-# state of the episode (None: there is none), verdict of the rule -> the step that follows
-LOW_USAGE_STEPS: Final[dict[tuple[AlertState | None, str], AlertState]] = {
-    (None, LOW): AlertState.OPEN,
-    (AlertState.OPEN, ENOUGH): AlertState.CLEARED,
+from agent.detection.watch import ENDS, STANDS
+from agent.detection.window import ENOUGH, LOW
+from protocols.contract import AlertBody, AlertState, Kind, Level, Transition, instant
+
+YELLOW, RED = Level.YELLOW, Level.RED
+USED, AWAY, UNACKNOWLEDGED = "used", "away", "unacknowledged"
+REMIND_MS: Final = 6 * 3_600_000
+
+# level of the standing episode (None: there is none), what a reading shows -> what follows, and the level then
+LOW_USAGE_STEPS: Final[dict[tuple[Level | None, str], tuple[Transition, Level]]] = {
+    (None, LOW): (Transition.OPENED, YELLOW),
+    (None, RED): (Transition.OPENED, RED),
+    (YELLOW, RED): (Transition.ESCALATED, RED),
+    (YELLOW, ENOUGH): (Transition.CLEARED, YELLOW),
+    (YELLOW, AWAY): (Transition.CLEARED, YELLOW),
+    (RED, USED): (Transition.CLEARED, RED),
+    (RED, AWAY): (Transition.CLEARED, RED),
+    (RED, UNACKNOWLEDGED): (Transition.REMINDED, RED),
+}
+# leak, burst, reverse_flow, meter_silent, supply_outage, bus_fault
+OTHER_STEPS: Final[dict[tuple[Level | None, str], tuple[Transition, Level]]] = {
+    (None, STANDS): (Transition.OPENED, YELLOW),
+    (YELLOW, ENDS): (Transition.CLEARED, YELLOW),
+}
+_STATE_AFTER: Final = {
+    Transition.OPENED: AlertState.OPEN,
+    Transition.ESCALATED: AlertState.ESCALATED,
+    Transition.CLEARED: AlertState.CLEARED,
 }
 
 
-def low_usage_step(
-    episode: AlertBody | None,
-    verdict: str,
-    *,
-    rule: LowUsage,
-    time_ms: int,
-    reading: Reading,
-    new_id: Callable[[], str],
-) -> AlertBody | None:
-    """Return the step that a verdict on a reading leads to, None where nothing changes.
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """What a table says should follow: a transition of one episode."""
 
-    `episode` is the meter's newest step if it is not cleared, `time_ms` where the reading lies on the rule's time axis.
-    """
-    state = LOW_USAGE_STEPS.get((episode.state if episode else None, verdict))
-    if state is None:
-        return None
-    evidence = _evidence(rule, time_ms=time_ms, reading=reading)
-    return AlertBody(
+    kind: Kind
+    meter: str | None
+    transition: Transition
+    level: Level
+    signal: str  # what led to it
+
+
+def next_step(kind: Kind, meter: str | None, level: Level | None, signal: str) -> Step | None:
+    """Return what a signal leads to where an episode of `level` stands, None where nothing changes."""
+    table = LOW_USAGE_STEPS if kind is Kind.LOW_USAGE else OTHER_STEPS
+    found = table.get((level, signal))
+    return found and Step(kind=kind, meter=meter, transition=found[0], level=found[1], signal=signal)
+
+
+def take(
+    step: Step,
+    episode: AlertBody | None,
+    *,
+    since: str,
+    wall_ms: int,
+    evidence: dict[str, Any],
+    new_id: Callable[[], str],
+    words: Callable[[Step, AlertBody], dict[str, str]],
+) -> AlertBody:
+    """Return the episode after a step. What the county has said of it (`evidence.county`) stays with it."""
+    if episode is not None and "county" in episode.evidence:
+        evidence = {**evidence, "county": episode.evidence["county"]}
+    body = AlertBody(
         id=episode.id if episode else new_id(),
-        meter=reading.meter,
-        kind=Kind.LOW_USAGE,
-        state=state,
-        level=Level.YELLOW,
-        since=episode.since if episode else evidence["from"],
-        at=instant(reading.at.wall_ms),
+        meter=step.meter,
+        kind=step.kind,
+        state=_STATE_AFTER.get(step.transition) or (episode.state if episode else AlertState.OPEN),
+        level=step.level,
+        since=episode.since if episode else since,
+        at=instant(wall_ms),
         historical=False,
         evidence=evidence,
+        transition=step.transition,
     )
+    return msgspec.structs.replace(body, text=words(step, body))
 
 
-def _evidence(rule: LowUsage, *, time_ms: int, reading: Reading) -> dict[str, Any]:
-    """Return what the rule saw: the interval of the usage, between which readings, and when water last ran."""
-    hours = rule.window.length / 3_600_000
-    hours = int(hours) if hours.is_integer() else hours
-    least_ml, most_ml = rule.window.usage()
-    start = rule.window.start()
-    last_use = rule.window.last_use()
+def is_acknowledged(episode: AlertBody) -> bool:
+    """Tell whether somebody at the county has taken the alert in hand."""
+    return "county" in episode.evidence
 
-    def dated(moment_ms: int | None) -> str | None:
-        return None if moment_ms is None else instant(reading.at.wall_ms - (time_ms - moment_ms))
 
-    return {
-        "window_h": hours,
-        "threshold_ml": rule.threshold,
-        "usage_min_ml": least_ml,
-        "usage_max_ml": most_ml,
-        "from": dated(start[0] if start else time_ms - rule.window.length),
-        "to": instant(reading.at.wall_ms),
-        "register_from_ml": start[1] if start else None,
-        "register_to_ml": reading.volume_ml,
-        "last_use_after": dated(last_use[0] if last_use else None),
-        "last_use_before": dated(last_use[1] if last_use else None),
-    }
+def low_usage_signals(*, low: str, red: str, used: bool, away: bool, quiet: bool, remind: bool) -> Sequence[str]:
+    """Return what a reading shows, in the order in which it is to be heeded."""
+    if away:
+        return (AWAY,)
+    signals = [USED] if used else []
+    if red and (not quiet or red == "day"):
+        signals.append(RED)
+    if remind and not used:
+        signals.append(UNACKNOWLEDGED)
+    if low != LOW or not quiet:
+        signals.append(low)
+    return signals

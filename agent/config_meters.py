@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.config_table import Claims, Table, shown, suggestion
+from agent.detection.limit import COLD_H, COST_H, COST_MAX_H, COST_MIN_H, LIMIT_MAX_H, LIMIT_MIN_H
 from agent.settings import MS_PER_HOUR, DetectionSettings, MeterSettings, duration_in_words, volume_in_words
 from protocols import profile as profiles
 from protocols.errors import ProfileError
@@ -40,6 +41,8 @@ class _Rule(msgspec.Struct, frozen=True, kw_only=True):
     window_table: Table
     threshold_ml: int
     threshold_table: Table
+    cost_h: int
+    cold_h: int
 
 
 def read_meters(tables: list[Table], *, detection: Table, buses: list[str], folder: Path) -> list[MeterSettings]:
@@ -99,7 +102,9 @@ class _Reader:
             poll_every_s=float(poll_every_s),
             timeout_ms=timeout_ms,
             retries=retries,
-            detection=DetectionSettings(window_ms=rule.window_ms, threshold_ml=rule.threshold_ml),
+            detection=DetectionSettings(
+                window_ms=rule.window_ms, threshold_ml=rule.threshold_ml, cost_h=rule.cost_h, cold_h=rule.cold_h
+            ),
         )
 
     def report_shared(self) -> None:
@@ -194,13 +199,25 @@ def _read_rule(table: Table, *, inherited: _Rule | None) -> _Rule:
     """Return the rule in a table; what the table leaves out is inherited, or else is the county's."""
     if inherited is None:
         window_ms, threshold_ml = _read_window(table), _read_threshold(table)
-        rule = _Rule(window_ms=window_ms, window_table=table, threshold_ml=threshold_ml, threshold_table=table)
+        rule = _Rule(
+            window_ms=window_ms,
+            window_table=table,
+            threshold_ml=threshold_ml,
+            threshold_table=table,
+            cost_h=_read_cost_h(table, default=COST_H),
+            cold_h=_read_cold_h(table, default=COLD_H),
+        )
     else:
         rule = inherited
         if "window_h" in table:
             rule = msgspec.structs.replace(rule, window_ms=_read_window(table), window_table=table)
         if "threshold_m3" in table:
             rule = msgspec.structs.replace(rule, threshold_ml=_read_threshold(table), threshold_table=table)
+        rule = msgspec.structs.replace(
+            rule,
+            cost_h=_read_cost_h(table, default=inherited.cost_h),
+            cold_h=_read_cold_h(table, default=inherited.cold_h),
+        )
     if "threshold_m3" in table and table.is_good("window_h", "threshold_m3"):
         _warn_of_litres(table, rule)
     return rule
@@ -212,6 +229,16 @@ def _read_window(table: Table) -> int:
         "window_h", default=WINDOW_H_DEFAULT, minimum=WINDOW_H_MIN, maximum=WINDOW_H_MAX, unit="hours"
     )
     return round(window_h * MS_PER_HOUR)
+
+
+def _read_cost_h(table: Table, *, default: int) -> int:
+    """Return the price of a false red alert, in hours of waiting for help."""
+    return table.integer("red_cost_h", default=default, minimum=COST_MIN_H, maximum=COST_MAX_H, unit="hours")
+
+
+def _read_cold_h(table: Table, *, default: int) -> int:
+    """Return after how many hours without real use a home that is not known yet turns red."""
+    return table.integer("red_after_h", default=default, minimum=LIMIT_MIN_H, maximum=LIMIT_MAX_H, unit="hours")
 
 
 def _read_threshold(table: Table) -> int:

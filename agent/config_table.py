@@ -86,6 +86,8 @@ SCHEMA: Final[Mapping[str, Mapping[str, Key]]] = {
     "detection": {
         "window_h": Key("12"),
         "threshold_m3": Key('"0.1"'),
+        "red_after_h": Key("16"),
+        "red_cost_h": Key("1500"),
     },
 }
 REPEATED: Final = frozenset({"bus", "meter"})

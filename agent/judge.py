@@ -1,104 +1,296 @@
-"""Judges readings: one rule per meter, one time axis for the gateway, at most one open episode per meter and kind."""
+"""Judges readings: a watch for each meter, one for the village, at most one open episode per subject and kind.
 
-from collections.abc import Callable, Iterable
-from typing import Final
+The judge holds the open episodes; what the readings before left behind stands in `agent.past`.
+"""
+
+import logging
+import zoneinfo
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
 
 import msgspec
 
-from agent.alerts import low_usage_step
-from agent.detection.window import LowUsage
+from agent.absences import Absences
+from agent.alerts import (
+    REMIND_MS,
+    UNACKNOWLEDGED,
+    Step,
+    is_acknowledged,
+    low_usage_signals,
+    next_step,
+    take,
+)
+from agent.detection.village import BUS_FAULT, SILENT_MS, Change
+from agent.detection.watch import ENDS, STANDS, Watch
+from agent.detection.window import UNSURE
+from agent.evidence import Dates, burst_evidence, leak_evidence, low_usage_evidence, register_evidence
+from agent.explanations import Explainer, removed
+from agent.past import Past, Rule, Weighed
 from agent.timeline import Anchor, Timeline
-from protocols.contract import AlertBody, AlertState, Kind, instant
+from gateway.store import Learned
+from protocols.absence import Absence
+from protocols.contract import AlertBody, AlertState, Ending, Kind, Level, Result, Transition, instant
 from protocols.reading import Moment, Quality, Reading
 
-# A direct-reading register whose last wheel stands between two digits wavers by one step, at most 10 L on village
-# meters; real households show -1 L and stale copies. Further back means another register.
-JITTER_ML: Final = 10_000
+__all__ = ["Judge", "Rule", "Verdict"]
+
+log = logging.getLogger(__name__)
+
+_KINDS: Final = {kind.value: kind for kind in Kind}
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
-    """The county's rule for one meter."""
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reading amounts to: itself, with the reason codes of what was made of it, and what follows from it."""
 
-    window_ms: int
-    threshold_ml: int
+    reading: Reading
+    steps: tuple[AlertBody, ...] = ()
+    ended: tuple[Absence, ...] = ()
 
 
 class Judge:
-    """Turns readings into alert steps. Its state follows from the readings alone, so it is rebuilt, not stored."""
+    """Turns readings into alert steps."""
 
-    def __init__(self, rules: dict[str, Rule], *, episodes: Iterable[AlertBody], new_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        rules: Mapping[str, Rule],
+        *,
+        episodes: Iterable[AlertBody],
+        new_id: Callable[[], str],
+        absences: Absences | None = None,
+        zone: zoneinfo.ZoneInfo | None = None,
+        silent_ms: int = SILENT_MS,
+    ) -> None:
         """`episodes` are the newest steps of the episodes that are not cleared."""
         self._rules = rules
         self._new_id = new_id
-        self._episodes: dict[tuple[str | None, Kind], AlertBody] = {
-            (episode.meter, episode.kind): episode for episode in episodes
-        }
-        self._past = _Past(rules, Timeline())
+        self._zone = zone or zoneinfo.ZoneInfo("Asia/Shanghai")
+        self._silent_ms = silent_ms
+        self._explain = Explainer(self._zone)
+        self.absences = absences if absences is not None else Absences()
+        self._episodes = {_subject(episode): episode for episode in episodes}
+        self._told_ms: dict[str, int] = {}  # when a red episode was last told, by its id
+        self._too_coarse: set[str] = set()  # meters of which that was said
+        self._past = Past(self._rules, Timeline(), self._zone, silent_ms)
 
-    def replay(self, history: Iterable[Reading], anchors: dict[str, Anchor]) -> None:
+    @property
+    def meters(self) -> list[str]:
+        """The meters that are judged."""
+        return list(self._rules)
+
+    # -- before the first reading -----------------------------------------------------------------------------------
+
+    def replay(
+        self, history: Iterable[Reading], anchors: dict[str, Anchor], learned: Mapping[str, Learned] | None = None
+    ) -> None:
         """Begin anew from past readings, oldest first; raises no alert: the next reading judges what they mean.
 
         Where `history` raises, everything stays as it was.
         """
-        past = _Past(self._rules, Timeline(anchors))
+        past = Past(self._rules, Timeline(anchors), self._zone, self._silent_ms)
+        past.resume_from(learned or {})
         for reading in history:
-            past.weigh(reading)
+            past.weigh(reading, self.absences)
+        past.resume_late()
+        for episode in self._episodes.values():
+            if episode.evidence.get("county", {}).get("result") == Result.HELPED:
+                past.unlearn(episode.meter)
         self._past = past
 
     def orphans(self, at: Moment) -> list[AlertBody]:
-        """Return the steps that end the episodes of meters which are no longer configured; nobody else would."""
-        orphans = [episode for (meter, _), episode in self._episodes.items() if meter not in self._rules]
-        for episode in orphans:
-            del self._episodes[episode.meter, episode.kind]
+        """Return the steps that end the episodes of what is no longer configured; nobody else would."""
+        buses = {rule.bus for rule in self._rules.values()}
+        known = {(Kind.SUPPLY_OUTAGE, None), *((Kind.BUS_FAULT, bus) for bus in buses)}
+        orphans = [
+            (subject, episode)
+            for subject, episode in self._episodes.items()
+            if episode.meter not in self._rules and subject not in known
+        ]
+        for subject, _ in orphans:
+            del self._episodes[subject]
         return [
             msgspec.structs.replace(
                 episode,
                 state=AlertState.CLEARED,
+                transition=Transition.CLEARED,
                 at=instant(at.wall_ms),
                 evidence={"reason": "the meter is no longer in the gateway's configuration"},
+                text=removed(),
             )
-            for episode in orphans
+            for _, episode in orphans
         ]
 
     def wants_replay(self, moment: Moment) -> bool:
         """Tell whether a moment shows that the time axis was guessed and can now be known."""
         return self._past.timeline.is_outdated_by(moment)
 
-    def feed(self, reading: Reading) -> list[AlertBody]:
-        """Take a reading; return the alert steps that it leads to."""
-        time_ms, verdict = self._past.weigh(reading)
-        if verdict is None:
-            return []
-        rule = self._past.low_usage[reading.meter]
-        key = reading.meter, Kind.LOW_USAGE
-        step = low_usage_step(
-            self._episodes.get(key), verdict, rule=rule, time_ms=time_ms, reading=reading, new_id=self._new_id
+    # -- readings ---------------------------------------------------------------------------------------------------
+
+    def feed(self, reading: Reading) -> Verdict:
+        """Take a reading; return what it amounts to."""
+        weighed = self._past.weigh(reading, self.absences)
+        dates = Dates(wall_ms=reading.at.wall_ms, time_ms=weighed.time_ms)
+        steps = list(self._village_steps(weighed.changes, dates))
+        ended: list[Absence] = []
+        watch = weighed.watch
+        if watch is not None:
+            reading = _coded(reading, watch)
+            if watch.is_blind or watch.is_refused:
+                self._mention_coarse(reading.meter, watch)
+            if watch.back and (absence := self.absences.end(reading.meter, reading.at.wall_ms, by=Ending.USE)):
+                ended.append(absence)
+            steps += self._low_usage_steps(reading, watch, weighed, dates)
+            steps += self._flow_steps(reading, watch, dates)
+        elif self._wants_reminder(reading.meter, weighed.time_ms):
+            steps += self._remind(reading.meter, dates)
+        return Verdict(reading=reading, steps=tuple(steps), ended=tuple(ended))
+
+    def _low_usage_steps(self, reading: Reading, watch: Watch, weighed: Weighed, dates: Dates) -> Iterator[AlertBody]:
+        signals = low_usage_signals(
+            low=watch.low,
+            red=watch.red,
+            used=watch.use,
+            away=watch.excused_until >= 0,
+            quiet=self.absences.quiet(reading.meter, dates.wall_ms, weighed.minute_of_day),
+            remind=self._wants_reminder(reading.meter, weighed.time_ms),
         )
-        if step is None:
-            return []
-        if step.state is AlertState.CLEARED:
+        for signal in signals:
+            step = next_step(Kind.LOW_USAGE, reading.meter, self._level(Kind.LOW_USAGE, reading.meter), signal)
+            if step is None:
+                continue
+            evidence = low_usage_evidence(watch, reading=reading, dates=dates, step=step)
+            suspicion = self._past.village.suspicion(reading.meter)
+            if suspicion is not None:
+                group = self._group_episode(reading.meter, suspicion.kind)
+                evidence["suspicion"] = {"kind": suspicion.kind, "since": dates.of(suspicion.since_ms)}
+                if group is not None:
+                    evidence["suspicion"]["alert"] = group.id
+            since = evidence["silent_since" if step.level is Level.RED else "from"]
+            yield self._take(step, since=since, dates=dates, evidence=evidence)
+
+    def _flow_steps(self, reading: Reading, watch: Watch, dates: Dates) -> Iterator[AlertBody]:
+        for kind, signal in (
+            (Kind.LEAK, watch.flow.leak),
+            (Kind.BURST, watch.flow.burst),
+            (Kind.REVERSE_FLOW, self._reverse(reading, watch)),
+        ):
+            if signal == UNSURE:
+                continue
+            step = next_step(kind, reading.meter, self._level(kind, reading.meter), signal)
+            if step is None:
+                continue
+            if kind is Kind.LEAK:
+                since_ms, evidence = watch.flow.flowing_since, leak_evidence(watch, reading=reading)
+            elif kind is Kind.BURST:
+                since_ms, evidence = dates.time_ms, burst_evidence(watch, reading=reading)
+            else:
+                since_ms, evidence = dates.time_ms, register_evidence(reading)
+            yield self._take(step, since=dates.of(since_ms), dates=dates, evidence=evidence)
+
+    def _reverse(self, reading: Reading, watch: Watch) -> str:
+        return STANDS if "reverse_flow" in reading.flags else watch.reverse
+
+    def _village_steps(self, changes: Iterable[Change], dates: Dates) -> Iterator[AlertBody]:
+        for change in changes:
+            kind = _KINDS[change.kind]
+            subject = change.subject
+            meter = None if kind in {Kind.SUPPLY_OUTAGE, Kind.BUS_FAULT} else subject
+            step = next_step(kind, meter, self._level(kind, subject), STANDS if change.stands else ENDS)
+            if step is None:
+                continue
+            evidence: dict[str, Any] = {**change.figures, "meters": list(change.meters)}
+            if kind is Kind.BUS_FAULT:
+                evidence["bus"] = subject
+            elif kind is Kind.METER_SILENT and subject is not None:
+                suspicion = self._past.village.suspicion(subject)
+                if suspicion is not None and step.transition is Transition.OPENED:
+                    evidence["suspicion"] = {"kind": suspicion.kind, "since": dates.of(suspicion.since_ms)}
+                evidence["silent_h"] = round((dates.time_ms - change.since_ms) / 3_600_000)
+            yield self._take(step, since=dates.of(change.since_ms), dates=dates, evidence=evidence, subject=subject)
+
+    def _take(
+        self, step: Step, *, since: str, dates: Dates, evidence: dict[str, Any], subject: str | None = None
+    ) -> AlertBody:
+        key = step.kind, subject if subject is not None else step.meter
+        body = take(
+            step,
+            self._episodes.get(key),
+            since=since,
+            wall_ms=dates.wall_ms,
+            evidence=evidence,
+            new_id=self._new_id,
+            words=self._explain,
+        )
+        if body.state is AlertState.CLEARED:
             del self._episodes[key]
+            self._told_ms.pop(body.id, None)
         else:
-            self._episodes[key] = step
-        return [step]
+            self._episodes[key] = body
+            self._told_ms[body.id] = dates.time_ms
+        return body
+
+    def _level(self, kind: Kind, subject: str | None) -> Level | None:
+        episode = self._episodes.get((kind, subject))
+        return None if episode is None else episode.level
+
+    def _group_episode(self, meter: str, kind: str) -> AlertBody | None:
+        subject = self._rules[meter].bus if kind == BUS_FAULT else None
+        return self._episodes.get((_KINDS[kind], subject))
+
+    def _mention_coarse(self, meter: str, watch: Watch) -> None:
+        """Log once that a rule cannot be judged on this register, and what to do."""
+        if meter in self._too_coarse:
+            return
+        self._too_coarse.add(meter)
+        log.error(
+            "register_too_coarse meter=%s step_l=%g: %s cannot be judged on it. Fit a meter that counts litres",
+            meter,
+            max(watch.register.step, watch.real_use.step_ml) / 1000,
+            "the threshold of the county's rule" if watch.is_refused else "red",
+        )
+
+    # -- reminders, and what the county says -------------------------------------------------------------------------
+
+    def _wants_reminder(self, meter: str, time_ms: int) -> bool:
+        episode = self._episodes.get((Kind.LOW_USAGE, meter))
+        if episode is None or episode.level is not Level.RED or is_acknowledged(episode):
+            return False
+        # After a restart nobody here knows when it was last told: it was, at the latest, by the reading before.
+        return time_ms - self._told_ms.setdefault(episode.id, time_ms) >= REMIND_MS
+
+    def _remind(self, meter: str, dates: Dates) -> Iterator[AlertBody]:
+        """Remind of a red alert although the meter gives no value: the figures are those of its last step."""
+        episode = self._episodes[Kind.LOW_USAGE, meter]
+        step = next_step(Kind.LOW_USAGE, meter, episode.level, UNACKNOWLEDGED)
+        if step is not None:
+            yield self._take(step, since=episode.since, dates=dates, evidence=episode.evidence)
+
+    def note(self, alert: str, county: dict[str, Any]) -> AlertBody | None:
+        """Keep what the county says of an open episode; return the episode with it, None where no such one is open."""
+        for key, episode in self._episodes.items():
+            if episode.id == alert:
+                said = {**episode.evidence.get("county", {}), **county}
+                noted = msgspec.structs.replace(episode, evidence={**episode.evidence, "county": said})
+                self._episodes[key] = noted
+                if said.get("result") == Result.HELPED:
+                    self._past.unlearn(episode.meter)
+                return noted
+        return None
+
+    # -- what is kept -------------------------------------------------------------------------------------------------
+
+    def learned(self, meters: Iterable[str]) -> list[Learned]:
+        """Return what was learned of these meters, with the readings after which it stood so."""
+        return [kept for meter in meters if (kept := self._past.learned(meter)) is not None]
 
 
-class _Past:
-    """What past readings left behind: the time axis, and the window of every meter."""
+def _subject(episode: AlertBody) -> tuple[Kind, str | None]:
+    """Return what an episode is about: a meter, a bus, or None for the whole gateway."""
+    return episode.kind, episode.meter or episode.evidence.get("bus")
 
-    def __init__(self, rules: dict[str, Rule], timeline: Timeline) -> None:
-        self.timeline = timeline
-        self.low_usage = {
-            meter: LowUsage(rule.window_ms, rule.threshold_ml, JITTER_ML) for meter, rule in rules.items()
-        }
 
-    def weigh(self, reading: Reading) -> tuple[int, str | None]:
-        """Return where the reading lies in time and what the rule says; None where there is nothing to judge.
-
-        A missing reading says nothing, and one that the meter itself calls faulty proves nothing.
-        """
-        time_ms = self.timeline.place(reading.at)
-        rule = self.low_usage.get(reading.meter)
-        if rule is None or reading.quality is not Quality.OK or reading.volume_ml is None:
-            return time_ms, None
-        return time_ms, rule.feed(time_ms, reading.volume_ml)
+def _coded(reading: Reading, watch: Watch) -> Reading:
+    """Return the reading with what was made of it; what is held back is suspect until the next one confirms it."""
+    if not watch.code or watch.code in reading.flags:
+        return reading
+    quality = reading.quality if watch.counts else Quality.SUSPECT
+    return msgspec.structs.replace(reading, quality=quality, flags=(*reading.flags, watch.code))

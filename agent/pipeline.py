@@ -7,13 +7,15 @@ and go in with the next commit that succeeds. Steps are never dropped, the oldes
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from agent.judge import Judge
+from agent.past import VILLAGE
 from agent.timeline import anchors_of
-from gateway.store import Store, StoreDamaged, StoreError
-from protocols.contract import AlertBody
+from gateway.store import Learned, Store, StoreDamaged, StoreError
+from protocols.absence import Absence
+from protocols.contract import AlertBody, Ending
 from protocols.reading import Reading
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,9 @@ T = TypeVar("T")
 
 # 200 meters every 5 min for 8 h; about 10 MiB of memory.
 PENDING_READINGS_MAX: Final = 20_000
+# What was learned of a home is kept this often, a few homes with each commit: 200 homes are 400 KB.
+KEEP_LEARNED_S: Final = 6 * 3600.0
+LEARNED_PER_COMMIT: Final = 8
 # A store that hangs makes the buses wait after so many passes: then the watchdog is fed no more, and it is noticed.
 INBOX_BATCHES_MAX: Final = 4
 
@@ -36,14 +41,29 @@ class StoreCalls(Protocol):
 class Pipeline:
     """Accepts batches of readings from all buses and brings them into the store, one commit for what has gathered."""
 
-    def __init__(self, *, store: StoreCalls, judge: Judge, committed: Callable[[], None]) -> None:
-        """`committed` is called after every commit, to wake the forwarder."""
+    def __init__(
+        self,
+        *,
+        store: StoreCalls,
+        judge: Judge,
+        committed: Callable[[], None],
+        absences_changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`committed` is called after every commit, to wake the forwarder; `absences_changed` to tell the county.
+
+        `hasten`, where set, is called with a meter that somebody wants to be read now.
+        """
         self._store = store
         self._judge = judge
         self._committed = committed
-        self._inbox: asyncio.Queue[Sequence[Reading] | None] = asyncio.Queue(maxsize=INBOX_BATCHES_MAX)
+        self._absences_changed = absences_changed
+        self.hasten: Callable[[str], None] = lambda _: None
+        self._inbox: asyncio.Queue[Sequence[Reading] | _Errand | None] = asyncio.Queue(maxsize=INBOX_BATCHES_MAX)
         self._readings: list[Reading] = []
         self._steps: list[AlertBody] = []
+        self._ended: list[Absence] = []
+        self._learned_at_ms: dict[str, int] = {}  # boot time at which what was learned was last kept
+        self._awaited: dict[str, list[asyncio.Future[Reading]]] = {}
         self._failing = False
         self.readings_dropped = 0
 
@@ -66,32 +86,95 @@ class Pipeline:
             while not self._inbox.empty():
                 batches.append(self._inbox.get_nowait())
             for batch in batches:
-                stopping = stopping or batch is None
-                if batch is not None:
+                if batch is None:
+                    stopping = True
+                elif isinstance(batch, _Errand):
+                    await batch.run()
+                else:
                     await self._take(batch)
-            if self._readings or self._steps:
-                await self._commit()
+            if self._readings or self._steps or stopping:
+                await self._commit(stopping=stopping)
 
     async def rebuild(self, news: Sequence[Reading] = ()) -> None:
         """Rebuild the judge from the history, dated with what `news` tell about the clock. Raises StoreError."""
         pending = tuple(self._readings)
         await self._store(lambda store: _replay(self._judge, store, pending=pending, news=news))
 
+    # -- what the county and the village ask for ---------------------------------------------------------------------
+
+    async def declare_absence(self, absence: Absence) -> None:
+        """Expect nobody at a home; takes the place of the home's earlier absence. Raises StoreError."""
+
+        async def declare() -> None:
+            replaced = self._judge.absences.declare(absence)
+            await self._store(lambda store: store.put_absence(absence, *replaced))
+            self._absences_changed()
+
+        await self._errand(declare)
+
+    async def end_absence(self, meter: str, *, by: Ending, wall_ms: int) -> Absence | None:
+        """Expect somebody again; return the absence that ended, None where there was none. Raises StoreError."""
+
+        async def end() -> Absence | None:
+            ended = self._judge.absences.end(meter, wall_ms, by=by)
+            if ended is not None:
+                await self._store(lambda store: store.put_absence(ended))
+                self._absences_changed()
+            return ended
+
+        return await self._errand(end)
+
+    async def expire_absences(self, wall_ms: int) -> None:
+        """End the absences whose time is over. Raises StoreError."""
+
+        async def expire() -> None:
+            over = self._judge.absences.expire(wall_ms)
+            if over:
+                await self._store(lambda store: store.put_absence(*over))
+                self._absences_changed()
+
+        await self._errand(expire)
+
+    async def note(self, alert: str, county: Mapping[str, Any]) -> bool:
+        """Keep what the county says of an open alert; tell whether there is one of that id. Raises StoreError."""
+
+        async def keep() -> bool:
+            episode = self._judge.note(alert, dict(county))
+            return episode is not None and await self._store(lambda store: store.note_episode(episode))
+
+        return await self._errand(keep)
+
+    async def next_reading(self, meter: str) -> Reading:
+        """Read a meter now and return the reading, a missing one too. Waits for it as long as the caller does."""
+        future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
+        self._awaited.setdefault(meter, []).append(future)
+        self.hasten(meter)
+        return await future
+
+    async def _errand(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something between two batches, when nobody else changes the judge; return what it returns."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        await self._inbox.put(_Errand(work, future))
+        result: T = await future
+        return result
+
+    # -- readings ---------------------------------------------------------------------------------------------------
+
     async def _take(self, batch: Sequence[Reading]) -> None:
         if any(self._judge.wants_replay(reading.at) for reading in batch):
             await self._date_anew(batch)
         for reading in batch:
-            self._readings.append(reading)
-            for step in self._judge.feed(reading):
-                log.warning(
-                    "alert_%s meter=%s kind=%s level=%s since=%s",
-                    step.state,
-                    step.meter,
-                    step.kind,
-                    step.level,
-                    step.since,
-                )
-                self._steps.append(step)
+            verdict = self._judge.feed(reading)
+            self._readings.append(verdict.reading)
+            self._steps += verdict.steps
+            self._ended += verdict.ended
+            for step in verdict.steps:
+                _log_step(step)
+            for absence in verdict.ended:
+                log.warning("absence_ended meter=%s: water is used", absence.meter)
+            for future in self._awaited.pop(reading.meter, ()):
+                if not future.done():
+                    future.set_result(verdict.reading)
 
     async def _date_anew(self, batch: Sequence[Reading]) -> None:
         try:
@@ -101,22 +184,42 @@ class Pipeline:
         else:
             log.info("timeline_rebuilt: the clock is synced now, earlier readings are dated by it")
 
-    async def _commit(self) -> None:
+    async def _commit(self, *, stopping: bool) -> None:
         readings, self._readings = self._readings, []
         steps, self._steps = self._steps, []
+        ended, self._ended = self._ended, []
+        learned = self._due_to_be_kept(readings, stopping=stopping)
         try:
-            await self._store(lambda store: store.commit(readings, steps))
+            await self._store(lambda store: store.commit(readings, steps, learned, ended))
         except StoreDamaged:
             raise  # the service opens it anew; what was not committed was not accepted
         except StoreError as error:
+            self._ended = ended + self._ended
             self._keep(readings, steps, error)
             return
+        if readings:
+            self._learned_at_ms |= {one.meter: readings[-1].at.boottime_ms for one in learned}
         if self._failing:
             self._failing = False
             log.warning(
                 "store_recovered: %d readings committed, %d dropped meanwhile", len(readings), self.readings_dropped
             )
+        if ended:
+            self._absences_changed()
         self._committed()
+
+    def _due_to_be_kept(self, readings: Sequence[Reading], *, stopping: bool) -> list[Learned]:
+        """Return what was learned of the homes for which it is time; of all of them at the end."""
+        if stopping:
+            return self._judge.learned([*self._judge.meters, VILLAGE])
+        if not readings:
+            return []
+        now_ms = readings[-1].at.boottime_ms
+        meters = dict.fromkeys([*(reading.meter for reading in readings), VILLAGE])
+        # After a start all are due: a gateway that never runs for so long would else keep nothing.
+        since_ms = now_ms - round(KEEP_LEARNED_S * 1000)
+        due = [meter for meter in meters if self._learned_at_ms.get(meter, since_ms) <= since_ms]
+        return self._judge.learned(due[:LEARNED_PER_COMMIT])
 
     def _keep(self, readings: list[Reading], steps: list[AlertBody], error: StoreError) -> None:
         if not self._failing:
@@ -130,7 +233,39 @@ class Pipeline:
             self.readings_dropped += excess
 
 
+class _Errand:
+    """Something to be done between two batches."""
+
+    def __init__(self, work: Callable[[], Awaitable[Any]], future: "asyncio.Future[Any]") -> None:
+        self._work = work
+        self._future = future
+
+    async def run(self) -> None:
+        try:
+            result = await self._work()
+        except StoreError as error:
+            if not self._future.done():
+                self._future.set_exception(error)
+            if isinstance(error, StoreDamaged):
+                raise
+        else:
+            if not self._future.done():
+                self._future.set_result(result)
+
+
+def _log_step(step: AlertBody) -> None:
+    log.warning(
+        "alert_%s meter=%s kind=%s level=%s since=%s: %s",
+        step.transition,
+        step.meter,
+        step.kind,
+        step.level,
+        step.since,
+        (step.text or {}).get("en", ""),
+    )
+
+
 def _replay(judge: Judge, store: Store, *, pending: Sequence[Reading], news: Sequence[Reading]) -> None:
     known = itertools.chain(store.history(), pending, news)
     anchors = anchors_of(reading.at for reading in known)
-    judge.replay(itertools.chain(store.history(), pending), anchors)
+    judge.replay(itertools.chain(store.history(), pending), anchors, store.learned())

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from agent.config_table import Problem
+from agent.detection.limit import COLD_H, COST_H
 from gateway.line import LineSettings
 from protocols.profile import Profile
 from protocols.registers import UNIT_ML
@@ -39,10 +40,16 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DetectionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The low-usage rule: less than `threshold_ml` within `window_ms`."""
+    """The low-usage rule: less than `threshold_ml` within `window_ms` is yellow.
+
+    Red follows the home's own limit (`agent.detection.limit`): `cost_h` is its price of a false alarm, `cold_h` the
+    limit of the first two weeks.
+    """
 
     window_ms: int
     threshold_ml: int
+    cost_h: int = COST_H
+    cold_h: int = COLD_H
 
 
 class MeterSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,8 @@ short power cut into 12 silent hours for a whole village; taken too short it onl
     unsynced        synced         time since the later boot: the earlier clock may have lagged by anything
 
 and it is never less than the time since the later boot. When a boot's clock becomes synced, the axis is built anew.
+
+The axis begins where the wall clock of the first boot says; with clocks that are synced it is UTC in ms since 1970.
 """
 
 from collections.abc import Iterable
@@ -55,6 +57,8 @@ class Timeline:
             if self._boot_id:
                 end_ms = self._offset_ms + self._newest_boottime_ms
                 self._offset_ms = end_ms + self._elapsed_ms(moment) - moment.boottime_ms
+            else:
+                self._offset_ms = self._anchors[moment.boot_id].last_wall_ms
             self._boot_id = moment.boot_id
             self._newest_boottime_ms = moment.boottime_ms
         self._newest_boottime_ms = max(self._newest_boottime_ms, moment.boottime_ms)

@@ -7,40 +7,31 @@ The rules:
 2. `seq` counts per stream from 1 without holes: it is given inside the transaction that commits its message.
 3. A message leaves the outbox only by `acknowledge`, or, telemetry alone, by `make_room`, which leaves a tombstone.
 4. Readings stay after their message has left, as the history that the detectors are rebuilt from.
+5. What was learned of a home is committed together with the readings that taught it: see `gateway.store_memory`.
 
 One thread owns a Store (`gateway.owner`); another process may open one with `read_only=True`.
 """
 
 import functools
 import logging
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Final, NoReturn
 
 import msgspec
 
-from gateway import store_file, store_outbox, store_schema, store_space
-from gateway.store_file import (
-    CHECKPOINT_PAGES,
-    RESERVE_BYTES,
-    Reserve,
-    StoreDamaged,
-    StoreError,
-    StoreRolledBack,
-    is_full,
-    translated,
-    translated_when_opening,
-)
+from gateway import store_memory, store_outbox, store_space
+from gateway.store_file import CHECKPOINT_PAGES, StoreDamaged, StoreError, StoreRolledBack, translated
+from gateway.store_memory import HourlyValue, Learned, Memory
 from gateway.store_outbox import Outgoing, StreamStatus
 from gateway.store_rows import READING_SQL, decode_alert, decode_reading, row_of
+from protocols.absence import Absence
 from protocols.contract import READINGS_PER_MESSAGE_MAX, AlertBody, AlertState, NotUnderstood, Stream
 from protocols.reading import Reading
 
-__all__ = ["CHECKPOINT_PAGES", "Outgoing", "Store", "StoreDamaged", "StoreError", "StoreRolledBack", "StreamStatus"]
+__all__ = ["CHECKPOINT_PAGES", "HourlyValue", "Learned", "Outgoing", "Store", "StoreDamaged", "StoreError"]
+__all__ += ["StoreRolledBack", "StreamStatus"]
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 _NEWEST_SQL: Final = f"{READING_SQL} where reading.id in (select max(id) from reading group by meter)"
 _NEWEST_VALUE_SQL: Final = (
@@ -50,74 +41,61 @@ _INSERT_READING_SQL: Final = "insert into reading values (?, ?, ?, ?, ?, ?, ?, ?
 _DELETE_SQL: Final = {stream: f"delete from {stream} where seq <= ?" for stream in Stream}
 
 
-class Store:
+class Store(Memory):
     """An open store."""
 
-    def __init__(
-        self, path: Path, *, new_epoch: str = "", read_only: bool = False, reserve_bytes: int = RESERVE_BYTES
-    ) -> None:
-        """Open the file, or make it, with `new_epoch` as its epoch.
-
-        Raises StoreDamaged for a file that is not a sound store, StoreError where it cannot be opened at all.
-        """
-        self.path = path
+    def _opened(self, *, read_only: bool) -> None:
         self._renewed = False
-        self._reserve = Reserve(path, size_bytes=reserve_bytes)
-        try:
-            self._open(new_epoch, read_only=read_only)
-        except StoreError as error:
-            if read_only or not is_full(error.__cause__, opening=True) or not self._reserve.give_up():
-                raise
-            self._say_full(error)
-            self._open(new_epoch, read_only=read_only)
-        if not read_only and not self._reserve.hold():
-            log.warning("disk_nearly_full path=%s: no room for the reserve of %d bytes", path, reserve_bytes)
-            self._claim_space()
-
-    def _open(self, new_epoch: str, *, read_only: bool) -> None:
-        with translated_when_opening(self.path):
-            self._db = store_file.connect(self.path, read_only=read_only)
-            try:
-                if not read_only:
-                    store_file.configure(self._db, self.path)
-                    store_schema.upgrade(self._db)
-                    if new_epoch:
-                        store_schema.give_epoch(self._db, new_epoch)
-                    store_schema.check(self._db)
-                self.epoch: str = self._scalar("select value from meta where key = 'epoch'")
-                # The county cannot have more of ours than was committed before, and what was handed out since.
-                self._offered = {} if read_only else {stream: self.status(stream).last_seq for stream in Stream}
-            except StoreError as error:
-                self._db.close()
-                raise type(error)(f"{self.path}: {error}") from error
-            except BaseException:
-                self._db.close()
-                raise
-
-    def close(self) -> None:
-        """Close the file; SQLite copies the WAL back."""
-        self._db.close()
+        # The county cannot have more of ours than was committed before, and what was handed out since.
+        self._offered = {} if read_only else {stream: self.status(stream).last_seq for stream in Stream}
 
     # -- what the pipeline does -------------------------------------------------------------------------------------
 
-    def commit(self, readings: Sequence[Reading], alerts: Sequence[AlertBody]) -> None:
-        """Accept readings and the alert steps that they caused. Raises StoreError; then nothing was accepted."""
+    def commit(
+        self,
+        readings: Sequence[Reading],
+        alerts: Sequence[AlertBody],
+        learned: Sequence[Learned] = (),
+        absences: Sequence[Absence] = (),
+    ) -> None:
+        """Accept readings, the alert steps that they caused, what was learned from them, and absences that they ended.
+
+        Raises StoreError; then nothing was accepted.
+        """
 
         def accept() -> None:
             boots = {boot_id: self._boot(boot_id) for boot_id in {reading.at.boot_id for reading in readings}}
             for start in range(0, len(readings), READINGS_PER_MESSAGE_MAX):
                 self._append_telemetry(readings[start : start + READINGS_PER_MESSAGE_MAX], boots)
+            self._put_hourly(readings)
+            self._put_learned(learned)
+            self._put_absences(absences)
             for alert in alerts:
                 self._append_alert(alert)
 
         self._write("readings cannot be committed", accept)
 
-    def adopt(self, history: Sequence[Reading], episodes: Sequence[AlertBody]) -> None:
-        """Take over what another store had already delivered: readings and open episodes, without messages."""
+    def adopt(
+        self,
+        history: Sequence[Reading],
+        episodes: Sequence[AlertBody],
+        *,
+        learned: Sequence[Learned] = (),
+        hourly: Sequence[HourlyValue] = (),
+        absences: Sequence[Absence] = (),
+    ) -> None:
+        """Take over what another store had already delivered, without messages, and what it remembered.
+
+        Raises StoreError; then nothing was taken over.
+        """
 
         def take_over() -> None:
             boots = {boot_id: self._boot(boot_id) for boot_id in {reading.at.boot_id for reading in history}}
             self._insert(history, boots)
+            self._put_hourly(history)
+            self._put_hourly_values(hourly)
+            self._put_learned(learned)
+            self._put_absences(absences)
             for episode in episodes:
                 self._put_episode(episode, msgspec.json.encode(episode).decode())
 
@@ -153,6 +131,17 @@ class Store:
             "insert into episode values (?, ?, ?, ?, ?) on conflict (id) do update set is_open = ?4, body = ?5",
             [alert.id, alert.meter, alert.kind, is_open, body],
         )
+
+    def note_episode(self, body: AlertBody) -> bool:
+        """Replace what an open episode says of itself, without a message; tell whether there is such an episode.
+
+        Raises StoreError.
+        """
+        assert body.state is not AlertState.CLEARED, body
+        text = msgspec.json.encode(body).decode()
+        msgspec.json.decode(text, type=AlertBody)
+        sql = "update episode set body = ? where id = ? and is_open"
+        return self._write("a note cannot be stored", lambda: self._db.execute(sql, [text, body.id]).rowcount == 1)
 
     def _next_seq(self, stream: Stream) -> int:
         self._db.execute("update stream set last_seq = last_seq + 1 where name = ?", [stream])
@@ -270,6 +259,8 @@ class Store:
     def forget(self, *, keep_newest: int) -> int:
         """Delete acknowledged readings that are not among the newest so many; return how many. Raises StoreError.
 
+        With them go ended episodes that were told, and what is too old of the hours, absences and commands.
+
         They are counted, not dated: a wall clock that leaps ahead must not make the whole history old.
         """
         forgotten = 0
@@ -280,6 +271,7 @@ class Store:
                 break
         sql = "delete from episode where not is_open and id not in (select episode from alert)"
         self._write("old episodes cannot be deleted", lambda: self._db.execute(sql))
+        self._write("old memories cannot be deleted", lambda: store_memory.forget(self._db))
         return forgotten
 
     def bytes_used(self) -> int:
@@ -290,14 +282,16 @@ class Store:
     def make_room(self, *, bytes_max: int) -> int:
         """Drop the oldest history, then the oldest telemetry, until the store fits; return the readings dropped unsent.
 
-        Dropped telemetry leaves a tombstone with its seq; alerts are never dropped. Where the disk is so full that the
-        reserve is gone, the store lives in the space that it has: there, room means free pages inside the file.
-        Raises StoreError.
+        Where no reading is left the oldest hourly values go. Dropped telemetry leaves a tombstone with its seq; alerts
+        are never dropped. Where the disk is so full that the reserve is gone, the store lives in the space that it has:
+        there, room means free pages inside the file. Raises StoreError.
         """
         dropped = 0
         while self.bytes_used() > bytes_max or self._is_cramped():
             bounds = self._read("select min(id), max(id) from reading")
             if bounds[0] is None:
+                if self._write("no room can be made", lambda: store_memory.drop_oldest_hours(self._db)):
+                    continue
                 break
             step = max(1, (bounds[1] - bounds[0]) // 20)  # a twentieth at a time
             last_id = bounds[0] + min(step, store_space.READINGS_PER_DELETE_MAX)
@@ -315,12 +309,6 @@ class Store:
                 store_space.room_bytes(self._db) < min(self._reserve.size_bytes, store_space.bytes_used(self._db)) // 4
             )
 
-    def _claim_space(self) -> None:
-        try:
-            store_space.claim(self._db, self._reserve.size_bytes // 4)
-        except sqlite3.Error as error:
-            log.warning("disk_full path=%s: no space could be claimed for the store: %s", self.path, error)
-
     # -- what people ask --------------------------------------------------------------------------------------------
 
     def last_readings(self) -> dict[str, Reading]:
@@ -335,44 +323,6 @@ class Store:
         """Return how many messages the county stored without understanding them. Raises StoreError."""
         return int(self._read("select count(*) from set_aside")[0])
 
-    # -- the file ---------------------------------------------------------------------------------------------------
-
-    def _write(self, what: str, work: Callable[[], T]) -> T:
-        """Return what `work` returns; all that it writes is on the disk then, or nothing is and StoreError is raised.
-
-        On a full disk the reserve is given up and `work` called once more.
-        """
-        with translated(what):
-            try:
-                with self._db.atomic():
-                    return work()
-            except sqlite3.OperationalError as error:
-                if not is_full(error) or not self._reserve.give_up():
-                    raise
-                self._say_full(error)
-            self._claim_space()
-            with self._db.atomic():
-                return work()
-
-    def _say_full(self, error: Exception) -> None:
-        log.error(
-            "disk_full path=%s: %s; the reserve of %d bytes is given up and work goes on. Make room: df, du",
-            self.path,
-            error,
-            self._reserve.size_bytes,
-        )
-
     def _by_meter(self, sql: str) -> dict[str, Reading]:
         with translated("the readings cannot be read"):
             return {reading.meter: reading for reading in map(decode_reading, self._db.query(sql))}
-
-    def _read(self, sql: str) -> tuple[Any, ...]:
-        with translated("the store cannot be read"):
-            row: tuple[Any, ...] = self._db.execute(sql).fetchone()
-            return row
-
-    def _scalar(self, sql: str, *parameters: Any) -> Any:
-        row = self._db.execute(sql, parameters).fetchone()
-        if row is None:
-            raise StoreDamaged(f"a row is gone: {sql}")
-        return row[0]

@@ -3,7 +3,8 @@
 The new store has a new epoch: numbers whose messages may be lost cannot be continued without a hole. What the county
 had acknowledged comes along as history, what it had not is put into the outbox again. Where nobody can tell any more,
 it is sent again: the newest step of every episode whose own message is not found, and, where the telemetry of the
-outbox cannot be read whole, every reading.
+outbox cannot be read whole, every reading. What the store remembers (see `gateway.store_memory`) comes along as far as
+it can be read; what cannot is learned anew, and an absence that is lost costs an alarm, not a life.
 
     shuiwang.db          damaged
     shuiwang.db.new      what could be read of it, complete and closed
@@ -26,7 +27,9 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from gateway.store import Store, StoreDamaged, StoreError
+from gateway.store_memory import HourlyValue, Learned, learned_of_row
 from gateway.store_rows import reading_of_row
+from protocols.absence import Absence
 from protocols.contract import AlertBody, AlertState, Name, Stream, Volume
 from protocols.reading import Reading
 
@@ -110,6 +113,9 @@ class _Found(msgspec.Struct):
     steps: list[AlertBody]
     first_id_waiting: int | None
     readings: dict[Any, Reading]
+    learned: list[Learned]
+    hourly: list[HourlyValue]
+    absences: list[Absence]
 
 
 def _salvage(damaged: Path, new: Path, epoch: str) -> tuple[int, int]:
@@ -124,7 +130,7 @@ def _salvage(damaged: Path, new: Path, epoch: str) -> tuple[int, int]:
     _unlink(new)
     store = Store(new, new_epoch=epoch, reserve_bytes=0)
     try:
-        store.adopt(history, ())
+        store.adopt(history, (), learned=found.learned, hourly=found.hourly, absences=found.absences)
         store.commit(waiting, steps)
     finally:
         store.close()
@@ -188,6 +194,9 @@ def _read(path: Path) -> _Found:
             steps=list(steps.values()),
             first_id_waiting=_first_id_waiting(connection),
             readings=readings,
+            learned=list(_rows(connection, "learned", "meter", _learned)[0].values()),
+            hourly=list(_rows(connection, "hourly", ("hour", "meter"), _hourly)[0].values()),
+            absences=list(_rows(connection, "absence", "id", _absence)[0].values()),
         )
 
 
@@ -206,7 +215,10 @@ def _first_id(row: sqlite3.Row) -> int:
 
 
 def _rows(
-    connection: sqlite3.Connection, table: str, key: str, decode: Callable[[sqlite3.Row], T | None]
+    connection: sqlite3.Connection,
+    table: str,
+    key: str | tuple[str, ...],
+    decode: Callable[[sqlite3.Row], T | None],
 ) -> tuple[dict[Any, T], bool]:
     """Return what can be read of a table, by its key and in its order, and whether that is all of it.
 
@@ -214,19 +226,27 @@ def _rows(
     """
     rows: dict[Any, T | None] = {}
     is_whole = False
+    columns = (key,) if isinstance(key, str) else key
     for direction in ("asc", "desc"):
+        order = ", ".join(f"{column} {direction}" for column in columns)
         try:
-            for row in connection.execute(f"select * from {table} order by {key} {direction}"):
-                if row[key] in rows:
+            for row in connection.execute(f"select * from {table} order by {order}"):
+                place = row[key] if isinstance(key, str) else tuple(row[column] for column in columns)
+                if place in rows:
                     break
-                rows[row[key]] = _decoded(row, decode)
+                rows[place] = _decoded(row, decode)
             else:
                 is_whole = direction == "asc" and None not in rows.values()
                 break
         except (sqlite3.DatabaseError, UnicodeError) as error:
             log.warning("store_damaged_table table=%s: %s", table, error)
-    in_order = sorted(rows, key=lambda number: (type(number).__name__, number))  # a damaged key may be anything
+    in_order = sorted(rows, key=_sortable)
     return {number: value for number in in_order if (value := rows[number]) is not None}, is_whole
+
+
+def _sortable(place: Any) -> list[tuple[str, Any]]:
+    """Return what rows are put in order by: a damaged key may be anything."""
+    return [(type(part).__name__, part) for part in (place if isinstance(place, tuple) else (place,))]
 
 
 def _decoded(row: sqlite3.Row, decode: Callable[[sqlite3.Row], T | None]) -> T | None:
@@ -247,6 +267,25 @@ def _reading(row: sqlite3.Row, boots: dict[Any, str]) -> Reading | None:
         if _REPLACED in f"{row['reason']}{row['flags']}"
         else reading_of_row({**row, "boot_id": boots[row["boot"]]})
     )
+
+
+def _learned(row: sqlite3.Row) -> Learned | None:
+    return learned_of_row(dict(row))
+
+
+def _hourly(row: sqlite3.Row) -> HourlyValue:
+    sound = msgspec.convert(dict(row), _SoundHourlyValue)
+    return HourlyValue(hour=sound.hour, meter=sound.meter, volume_ml=sound.volume_ml)
+
+
+def _absence(row: sqlite3.Row) -> Absence | None:
+    return None if _REPLACED in row["body"] else msgspec.json.decode(row["body"], type=Absence)
+
+
+class _SoundHourlyValue(msgspec.Struct):
+    hour: Annotated[int, msgspec.Meta(ge=0)]
+    meter: Name
+    volume_ml: Volume
 
 
 class _SoundReading(msgspec.Struct):

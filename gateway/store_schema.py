@@ -13,10 +13,11 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from gateway.store_file import StoreDamaged, StoreError
-from protocols.contract import AlertBody, Dropped
+from protocols.absence import Absence
+from protocols.contract import AlertBody, Dropped, Reply
 
 migrations = Migrations("shuiwang")
-_VERSIONS: Final = ["v1_readings_episodes_outbox", "v2_set_aside_by_epoch"]
+_VERSIONS: Final = ["v1_readings_episodes_outbox", "v2_set_aside_by_epoch", "v3_memory"]
 
 # `reading.id` is given by us, in commit order; a telemetry message is the range of readings of one commit, so its text
 # is written once, not twice. Boot ids are 36 characters and stand in their own table.
@@ -92,6 +93,20 @@ insert into set_aside (epoch, stream, seq, body, reason, wall_ms)
     from set_aside_v1 order by wall_ms, stream, seq;
 drop table set_aside_v1;
 """
+# Written tightly: all definitions together must fit the first page, which a rescue can replace (a test sees to it).
+# SQLite has no checksums, so a state of `learned` brings its own; one that does not fit is left out when read.
+# Rows of one hour lie together in `hourly`, so a commit touches a page or two of it.
+_V3: Final = """
+create table learned (meter text primary key, boot_id text not null, boottime_ms integer not null,
+position_ms integer not null, state blob not null, crc integer not null) strict;
+create table hourly (hour integer check (hour >= 0), meter text, volume_ml integer not null check (volume_ml >= 0),
+primary key (hour, meter)) strict, without rowid;
+insert or replace into hourly (hour, meter, volume_ml)
+    select wall_ms / 3600000, meter, volume_ml from reading where quality = 'ok' and trust = 'synced' order by id;
+create table command (number integer primary key, id text not null unique, wall_ms integer not null,
+body blob not null, reply text not null) strict;
+create table absence (id text primary key, ended_ms integer, body text not null) strict, without rowid;
+"""
 
 _EPOCH: Final = re.compile("[0-9A-HJKMNP-TV-Z]{26}")
 # Each of these finds rows only in a damaged file. The seq of what waits has no hole and fits the stream's counters;
@@ -119,6 +134,12 @@ def v1_readings_episodes_outbox(db: sqlite_utils.Database) -> None:
 def v2_set_aside_by_epoch(db: sqlite_utils.Database) -> None:
     """What is set aside stands under its epoch and in the order in which it came."""
     _run(db, _V2)
+
+
+@migrations(name=_VERSIONS[2])
+def v3_memory(db: sqlite_utils.Database) -> None:
+    """What was learned of each home, a value an hour, who is away, and which commands were answered."""
+    _run(db, _V3)
 
 
 def _run(db: sqlite_utils.Database, script: str) -> None:
@@ -152,7 +173,13 @@ def check(db: sqlite_utils.Database) -> None:
     """Check that what the tables hold makes sense together. Raises StoreDamaged or sqlite3.Error."""
     if _schema_of(db) != _newest_schema():
         raise StoreDamaged("its tables are not those of a store")
-    for table in ("alert", "boot", "set_aside"):  # those with an index, which quick_check does not compare
+    for table in (
+        "alert",
+        "boot",
+        "set_aside",
+        "learned",
+        "command",
+    ):  # those with an index, which quick_check does not compare
         _require_ok(db, f"integrity_check({table})")
     if db.execute("pragma foreign_key_check").fetchone():
         raise StoreDamaged("a row points to one that is gone")
@@ -163,6 +190,8 @@ def check(db: sqlite_utils.Database) -> None:
     if not epoch or not _EPOCH.fullmatch(epoch[0]):
         raise StoreDamaged("it has no epoch")
     _require_decodable(db, "select body from alert union all select body from episode", AlertBody)
+    _require_decodable(db, "select body from absence", Absence)
+    _require_decodable(db, "select reply from command", Reply)
     _require_decodable(db, "select dropped from telemetry where dropped is not null", Dropped)
 
 

@@ -9,53 +9,76 @@ The rules, which both ends keep:
 4. A `seq` that the county already has is dropped. Exactly once in effect, over a network that delivers at least once.
 5. A message that had to be dropped for want of space keeps its `seq`; `dropped` stands in place of `readings`.
 6. Whoever does not know a key ignores it, so keys can be added within version 1; a change of meaning is version 2.
+7. A command is idempotent by its `id` and void after its deadline. The county repeats it until a reply comes.
 
 `docs/contract.md` explains it for people, `docs/asyncapi.json` is generated from these types.
 """
 
-import datetime
 import enum
 import re
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from protocols.contract_commands import (
+    COMMAND_SCHEMA,
+    WHY_CHARACTERS_MAX,
+    AbsenceCommand,
+    AbsenceNotice,
+    AcknowledgeCommand,
+    Command,
+    CommandId,
+    Daily,
+    Ending,
+    PresentCommand,
+    ReadNowCommand,
+    Refusal,
+    ResolveCommand,
+    Result,
+    Role,
+)
+from protocols.contract_types import (
+    INTEGER_MAX,
+    NAME_PATTERN,
+    Count,
+    Epoch,
+    Instant,
+    Name,
+    Seq,
+    UpTo,
+    Volume,
+    instant,
+    require_dates,
+    wall_ms,
+)
 from protocols.errors import ContractError
+
+# Whoever speaks the contract imports it from here, whole.
+__all__ = ["COMMAND_SCHEMA", "INTEGER_MAX", "NAME_PATTERN", "WHY_CHARACTERS_MAX", "AbsenceCommand", "AbsenceNotice"]
+__all__ += ["AcknowledgeCommand", "Command", "CommandId", "Count", "Daily", "Ending", "Epoch", "Instant", "Name"]
+__all__ += ["PresentCommand", "ReadNowCommand", "Refusal", "ResolveCommand", "Result", "Role", "Seq", "UpTo", "Volume"]
+__all__ += ["instant", "wall_ms"]
 
 ROOT: Final = "shuiwang/v1"
 StateSchema = Literal["shuiwang/state/1"]
 TelemetrySchema = Literal["shuiwang/telemetry/1"]
 AlertSchema = Literal["shuiwang/alert/1"]
 AckSchema = Literal["shuiwang/ack/1"]
+ReplySchema = Literal["shuiwang/reply/1"]
 STATE_SCHEMA: Final[StateSchema] = "shuiwang/state/1"
 TELEMETRY_SCHEMA: Final[TelemetrySchema] = "shuiwang/telemetry/1"
 ALERT_SCHEMA: Final[AlertSchema] = "shuiwang/alert/1"
 ACK_SCHEMA: Final[AckSchema] = "shuiwang/ack/1"
+REPLY_SCHEMA: Final[ReplySchema] = "shuiwang/reply/1"
 
 # mosquitto accepts 256 MiB, most platforms a few hundred KiB; 500 readings are about 60 KiB.
 PAYLOAD_BYTES_MAX: Final = 256 * 1024
 READINGS_PER_MESSAGE_MAX: Final = 500
+# A birth names them all; a thousand are about 150 KiB. A gateway has at most 400: 200 meters, two declarations each.
+ABSENCES_MAX: Final = 1000
 
-# RFC 8259 section 6: beyond this, two JSON readers may disagree about the digits. It also fits SQLite's 64 bits.
-INTEGER_MAX: Final = 2**53 - 1
-
-# `$(?!\n)`: in Python `$` also matches before a last line feed; in JSON Schema (ECMA 262) the addition changes nothing.
-NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)"
-Name = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN, description="a-z, 0-9 and -; no name of a person")]
-Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}$(?!\n)", description="a ULID")]
-Seq = Annotated[int, msgspec.Meta(ge=1, le=INTEGER_MAX, description="counts per (epoch, stream) from 1")]
-UpTo = Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX, description="every seq up to and including this is stored")]
-Count = Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX)]
-Volume = Annotated[int, msgspec.Meta(ge=0, le=INTEGER_MAX, description="the meter's register in millilitres")]
-Instant = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z$(?!\n)",
-        description="UTC with milliseconds, RFC 3339",
-        examples=["2026-11-21T20:39:00.000Z"],
-        extra_json_schema={"format": "date-time"},
-    ),
-]
+# The same sentence in several languages: `zh` and `en` are always there, for a village assistant.
+Texts = dict[str, str]
 
 
 class Leaf(enum.StrEnum):
@@ -65,6 +88,8 @@ class Leaf(enum.StrEnum):
     TELEMETRY = "telemetry"
     ALERT = "alert"
     ACK = "ack"
+    COMMAND = "command"
+    REPLY = "reply"
 
 
 class Stream(enum.StrEnum):
@@ -103,12 +128,24 @@ class AlertState(enum.StrEnum):
     CLEARED = "cleared"
 
 
+class Transition(enum.StrEnum):
+    """What a step does to its episode. A reminder says again what stands already: `state` is what it was before."""
+
+    OPENED = "opened"
+    ESCALATED = "escalated"
+    REMINDED = "reminded"
+    CLEARED = "cleared"
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Birth, and (as the broker's will or on a clean stop) the end of a gateway's connection. Retained.
 
     `oldest_alert` and `oldest_telemetry` belong to a birth: the lowest `seq` of each stream that the gateway still
     holds or will give next. What lies below has been acknowledged to it, so a county whose database is younger than
     that (a new platform, a backup put back) need not wait for it.
+
+    `absences` says who is away: all that stand, and those that ended lately with what ended them. A gateway publishes
+    its birth anew when they change.
     """
 
     schema: StateSchema = msgspec.field()
@@ -120,6 +157,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str | None = None
     oldest_alert: Seq | None = None
     oldest_telemetry: Seq | None = None
+    absences: Annotated[tuple[AbsenceNotice, ...], msgspec.Meta(max_length=ABSENCES_MAX)] = ()
 
 
 class TelemetryReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -139,7 +177,7 @@ class TelemetryReading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     uncertainty_ms: Count | None = None
 
     def __post_init__(self) -> None:
-        _require_dates(self.at)
+        require_dates(self.at)
         missing = self.volume_ml is None
         if missing != (self.quality == "missing") or missing != (self.reason is not None):
             raise ValueError(
@@ -155,7 +193,7 @@ class Dropped(msgspec.Struct, frozen=True, kw_only=True, rename={"start": "from"
     end: Instant
 
     def __post_init__(self) -> None:
-        _require_dates(self.start, self.end)
+        require_dates(self.start, self.end)
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -170,7 +208,7 @@ class Telemetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     dropped: Dropped | None = None
 
     def __post_init__(self) -> None:
-        _require_dates(self.sent_at)
+        require_dates(self.sent_at)
         if (self.readings is None) == (self.dropped is None):
             raise ValueError("exactly one of `readings` and `dropped` must be present")
 
@@ -181,6 +219,7 @@ class AlertBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `since` is when the condition began, `at` when this step was decided. `historical` is true when a later step of
     the same episode exists already: nobody needs to be sent because of this message. `meter` is absent only in
     alerts about the gateway itself. `evidence` holds the figures that led to the decision; its keys depend on `kind`.
+    `text` says it in words that a village assistant understands, by language: `zh` and `en`.
     """
 
     id: Epoch
@@ -192,9 +231,11 @@ class AlertBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: Instant
     historical: bool = msgspec.field()
     evidence: dict[str, Any] = msgspec.field()
+    transition: Transition | None = None
+    text: Texts | None = None
 
     def __post_init__(self) -> None:
-        _require_dates(self.since, self.at)
+        require_dates(self.since, self.at)
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +249,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     alert: AlertBody
 
     def __post_init__(self) -> None:
-        _require_dates(self.sent_at)
+        require_dates(self.sent_at)
 
 
 class NotUnderstood(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -233,12 +274,31 @@ class Ack(msgspec.Struct, frozen=True, kw_only=True):
     not_understood: tuple[NotUnderstood, ...] = ()
 
 
-Message = State | Telemetry | Alert | Ack
-MESSAGE_OF_LEAF: Final[dict[Leaf, type[Message]]] = {
+class Reply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What became of the command with this `id`. `reason` says why it was not done, exactly when it was not."""
+
+    schema: ReplySchema = msgspec.field()
+    id: CommandId
+    at: Instant
+    done: bool = msgspec.field()
+    reason: str | None = None
+    text: Texts | None = None
+    reading: TelemetryReading | None = None
+
+    def __post_init__(self) -> None:
+        require_dates(self.at)
+        if self.done == (self.reason is not None):
+            raise ValueError("`reason` must be present exactly when `done` is false")
+
+
+Message = State | Telemetry | Alert | Ack | Command | Reply
+MESSAGE_OF_LEAF: Final[dict[Leaf, Any]] = {
     Leaf.STATE: State,
     Leaf.TELEMETRY: Telemetry,
     Leaf.ALERT: Alert,
     Leaf.ACK: Ack,
+    Leaf.COMMAND: Command,
+    Leaf.REPLY: Reply,
 }
 _ENCODER: Final = msgspec.json.Encoder()
 _DECODERS: Final = {leaf: msgspec.json.Decoder(message) for leaf, message in MESSAGE_OF_LEAF.items()}
@@ -284,9 +344,10 @@ def decode(leaf: Leaf, payload: bytes) -> Message:
     if len(payload) > PAYLOAD_BYTES_MAX:
         raise ContractError(f"{leaf}: {len(payload)} bytes; the contract allows {PAYLOAD_BYTES_MAX}")
     try:
-        return _DECODERS[leaf].decode(payload)
+        message: Message = _DECODERS[leaf].decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ContractError(f"{leaf}: {error}") from error
+    return message
 
 
 class Numbered(msgspec.Struct, frozen=True, kw_only=True):
@@ -304,26 +365,15 @@ def decode_number(payload: bytes) -> Numbered | None:
         return None
 
 
-def instant(wall_ms: int) -> str:
-    """Return a wall clock value (UTC, ms since 1970) as the contract writes it."""
-    seconds, milliseconds = divmod(wall_ms, 1000)
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds:03d}Z"
+class Identified(msgspec.Struct, frozen=True, kw_only=True):
+    """The least that a command must say about itself so that it can be refused."""
+
+    id: CommandId
 
 
-def wall_ms(text: str) -> int:
-    """Return the wall clock value (UTC, ms since 1970) of an instant.
-
-    Raises ContractError for a date that does not exist.
-    """
+def decode_command_id(payload: bytes) -> str | None:
+    """Return the id of a command that is otherwise not understood, or None where even that is unreadable."""
     try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ContractError(f"{text!r} is not a date: {error}") from error
-    return round(moment.timestamp() * 1000)
-
-
-def _require_dates(*instants: str) -> None:
-    """Raise ValueError for a well-formed instant that no calendar has; msgspec adds the place in the message."""
-    for text in instants:
-        datetime.datetime.fromisoformat(text)
+        return msgspec.json.decode(payload, type=Identified).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

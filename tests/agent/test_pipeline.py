@@ -3,13 +3,15 @@
 import asyncio
 
 import pytest
-from readings import shows
+from readings import at, shows
 
 from agent import pipeline as pipeline_module
 from agent.judge import Judge, Rule
+from agent.past import VILLAGE
 from agent.pipeline import Pipeline
-from gateway.store import Store, StoreDamaged, StoreError
-from protocols.contract import Stream
+from gateway.store import Learned, Store, StoreDamaged, StoreError
+from protocols.absence import Absence
+from protocols.contract import Ending, Stream
 from protocols.reading import ClockTrust
 
 EPOCH = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
@@ -158,3 +160,120 @@ async def test_a_damaged_store_ends_the_pipeline_so_that_it_is_opened_anew(store
     line._store = damaged
     with pytest.raises(StoreDamaged):
         await handed(line, shows("m-1", 1, 500))
+
+
+# -- what is kept, and what is asked for -----------------------------------------------------------------------------
+
+
+def an_absence(meter="m-1", start_h=0, until_h=90):
+    return Absence(
+        id="01ARZ3NDEKTSV4RRFFQ69G5FAW",
+        meter=meter,
+        start_ms=at(start_h).wall_ms,
+        until_ms=at(until_h).wall_ms,
+        declared_ms=at(start_h).wall_ms,
+        declared_by="village-assistant",
+    )
+
+
+async def test_what_was_learned_is_kept_with_the_first_commit_then_every_six_hours_and_at_the_end(store, new_id):
+    judge = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
+    line = Pipeline(store=store, judge=judge, committed=lambda: None)
+    running = asyncio.create_task(line.run())
+    kept_at = []
+    for hour in range(15):
+        await line.accept([shows("m-1", hour, 500 + hour)])
+        await settle()
+        kept_at.append(store.store.learned()["m-1"].boottime_ms // 3_600_000)
+    await line.stop()
+    await running
+    assert kept_at == [0] * 6 + [6] * 6 + [12] * 3
+    assert store.store.learned()["m-1"].boottime_ms == 14 * 3_600_000
+    assert set(store.store.learned()) == {"m-1", VILLAGE}
+
+
+async def test_after_a_restart_a_home_is_known_as_it_was(store, new_id):
+    """Thirty days teach; the store keeps three days of readings, and the learned state brings the rest."""
+    judge = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
+    line = Pipeline(store=store, judge=judge, committed=lambda: None)
+    litres = 500
+    for day in range(30):
+        batch = []
+        for hour in range(24):
+            litres += 15 if hour in {0, 4, 10, 13} else 0
+            batch.append(shows("m-1", day * 24 + hour, litres))
+        await handed(line, *batch)
+        store.store.acknowledge({Stream.TELEMETRY: store.store.status(Stream.TELEMETRY).last_seq}, wall_ms=1)
+        store.store.forget(keep_newest=72)
+    again = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
+    await Pipeline(store=store, judge=again, committed=lambda: None).rebuild()
+    assert again.learned(["m-1"])[0].state == judge.learned(["m-1"])[0].state
+    assert again._past.watches["m-1"].limit.learned
+
+
+async def test_a_learned_state_of_another_version_is_said_and_learned_anew(store, new_id, caplog):
+    store.store.commit(
+        [shows("m-1", 0, 500)],
+        [],
+        [Learned(meter="m-1", boot_id="boot-1", boottime_ms=0, position_ms=0, state=b"\xff" * 40)],
+    )
+    judge = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
+    await Pipeline(store=store, judge=judge, committed=lambda: None).rebuild()
+    assert "learned_not_read meter=m-1" in caplog.text
+    assert judge.feed(shows("m-1", 13, 500)).steps[0].transition == "opened"
+
+
+async def test_an_absence_is_declared_stored_told_and_ended_by_use(store, new_id):
+    told = []
+    judge = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
+    line = Pipeline(store=store, judge=judge, committed=lambda: None, absences_changed=lambda: told.append(len(told)))
+    running = asyncio.create_task(line.run())
+    await line.accept([shows("m-1", 0, 480), shows("m-1", 1, 500)])
+    await line.declare_absence(an_absence(start_h=1))
+    await line.accept([shows("m-1", hour, 500) for hour in range(2, 60)])
+    await settle()
+    assert store.store.status(Stream.ALERT).last_seq == 0
+    await line.accept([shows("m-1", 60, 530)])
+    await settle()
+    await line.stop()
+    await running
+    (absence,) = store.store.absences()
+    assert (absence.ended_by, absence.ended_ms) == (Ending.USE, at(60).wall_ms)
+    assert told == [0, 1]
+
+
+async def test_an_absence_that_is_over_is_said_to_be(pipeline, store):
+    await pipeline.declare_absence(an_absence(until_h=5))
+    await pipeline.expire_absences(at(5).wall_ms)
+    (absence,) = store.store.absences()
+    assert absence.ended_by is Ending.TIME
+    assert await pipeline.end_absence("m-1", by=Ending.COMMAND, wall_ms=at(6).wall_ms) is None
+
+
+async def test_what_the_county_says_of_an_alert_is_in_the_store_and_in_its_end(pipeline, store):
+    await pipeline.accept([shows("m-1", hour, 500) for hour in range(14)])
+    await settle()
+    (opened,) = store.store.open_episodes()
+    assert await pipeline.note(opened.id, {"acknowledged_at": "2026-09-22T05:13:20.000Z"})
+    assert store.store.open_episodes()[0].evidence["county"] == {"acknowledged_at": "2026-09-22T05:13:20.000Z"}
+    assert not await pipeline.note(EPOCH, {"result": "fine"})
+
+
+async def test_a_disk_that_is_full_is_told_to_whoever_asks_and_ends_nothing(pipeline, store):
+    store.full = True
+    with pytest.raises(StoreError):
+        await pipeline.declare_absence(an_absence())
+    store.full = False
+    await pipeline.accept([shows("m-1", 0, 500)])
+    await settle()
+    assert store.store.status(Stream.TELEMETRY).last_seq == 1
+
+
+async def test_a_reading_that_is_wanted_hastens_its_meter_and_comes(pipeline):
+    hastened = []
+    pipeline.hasten = hastened.append
+    asked = asyncio.create_task(pipeline.next_reading("m-1"))
+    await settle()
+    assert hastened == ["m-1"]
+    await pipeline.accept([shows("m-1", 3, 500)])
+    assert (await asked).volume_ml == 500_000

@@ -1,0 +1,123 @@
+"""Who is away, and in which hours of the day nobody is expected to use water.
+
+The rules:
+
+1. A meter has at most one absence and one set of quiet hours; a newer one takes the place of the earlier.
+2. Each has an end. It stands from `start_ms` on, until its time is over, water is used (absences alone), or somebody
+   says that it is over, whichever is first.
+3. What has ended is remembered for a while: a rebuild from stored readings must see the past as it was.
+
+All times are wall clock (UTC, ms). Ask only with the time of a synced clock: an absence must not outlast its end
+because a clock runs behind, so with an unsynced one nobody is excused.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from protocols.absence import Absence
+from protocols.contract import AbsenceNotice, Daily, Ending
+
+__all__ = ["Absence", "Absences", "minute_of_day"]
+
+# What ended is told to the county, and remembered, for so long: longer than any history that a rebuild reads again.
+TOLD_MS: Final = 7 * 86_400_000
+ENDED_PER_METER_MAX: Final = 16
+
+
+class Absences:
+    """The absences and quiet hours of all meters."""
+
+    def __init__(self, absences: Iterable[Absence] = ()) -> None:
+        """`absences` in the order in which they were declared, those that ended as well."""
+        self._of_meter: dict[str, list[Absence]] = {}
+        for absence in sorted(absences, key=lambda one: one.declared_ms):
+            self._of_meter.setdefault(absence.meter, []).append(absence)
+
+    # -- what a judge asks ------------------------------------------------------------------------------------------
+
+    def excuse(self, meter: str, wall_ms: int) -> int | None:
+        """Return until when nobody is expected at the home, as it was known at `wall_ms`; None where somebody is."""
+        return max(
+            (one.until_ms for one in self._of_meter.get(meter, ()) if one.daily is None and _stands(one, wall_ms)),
+            default=None,
+        )
+
+    def quiet(self, meter: str, wall_ms: int, minute: int) -> bool:
+        """Tell whether a minute of the local day (0 to 1439) lies in quiet hours of the meter that stand."""
+        return any(
+            _stands(one, wall_ms) and is_within(one.daily, minute)
+            for one in self._of_meter.get(meter, ())
+            if one.daily is not None
+        )
+
+    # -- what changes them ------------------------------------------------------------------------------------------
+
+    def declare(self, absence: Absence) -> list[Absence]:
+        """Take up an absence; return the earlier ones that ended with it, to be stored."""
+        ended = [
+            self._put(_over(one, absence.declared_ms) or one.ended(Ending.REPLACED, at_ms=absence.declared_ms))
+            for one in self._open(absence.meter)
+            if (one.daily is None) == (absence.daily is None) and one.id != absence.id
+        ]
+        self._put(absence)
+        return ended
+
+    def end(self, meter: str, wall_ms: int, *, by: Ending) -> Absence | None:
+        """End what stands, and return it to be stored; None where nothing does.
+
+        Water that is used ends an absence that has begun. A command ends an absence, one that is to come too; where
+        there is none, the quiet hours.
+        """
+        standing = [one for one in self._open(meter) if _over(one, wall_ms) is None]
+        away = [one for one in standing if one.daily is None and (by is not Ending.USE or one.start_ms <= wall_ms)]
+        if by is not Ending.USE:
+            away += [one for one in standing if one.daily is not None]
+        return self._put(away[0].ended(by, at_ms=wall_ms)) if away else None
+
+    def expire(self, wall_ms: int) -> list[Absence]:
+        """End those whose time is over; return them to be stored."""
+        every = [one for meter in self._of_meter for one in self._open(meter)]
+        return [self._put(over) for one in every if (over := _over(one, wall_ms))]
+
+    # -- what people ask --------------------------------------------------------------------------------------------
+
+    def notices(self, wall_ms: int) -> tuple[AbsenceNotice, ...]:
+        """Return what the county is told: all that stand or are to come, and those that ended lately."""
+        every = (_over(one, wall_ms) or one for absences in self._of_meter.values() for one in absences)
+        told = [one for one in every if one.ended_ms is None or one.ended_ms > wall_ms - TOLD_MS]
+        return tuple(one.notice() for one in sorted(told, key=lambda one: (one.meter, one.start_ms)))
+
+    def _open(self, meter: str) -> list[Absence]:
+        return [one for one in self._of_meter.get(meter, ()) if one.is_open]
+
+    def _put(self, absence: Absence) -> Absence:
+        """Keep an absence in place of the one with its id, and the newest of those that ended."""
+        others = [one for one in self._of_meter.get(absence.meter, ()) if one.id != absence.id]
+        ended = [one for one in others if not one.is_open][-ENDED_PER_METER_MAX:]
+        kept = [*ended, *(one for one in others if one.is_open), absence]
+        self._of_meter[absence.meter] = sorted(kept, key=lambda one: one.declared_ms)
+        return absence
+
+
+def is_within(daily: Daily, minute: int) -> bool:
+    """Tell whether a minute of the day lies in daily hours; the first minute does, that of their end does not."""
+    start, end = minute_of_day(daily.start), minute_of_day(daily.end)
+    return start <= minute < end if start < end else minute >= start or minute < end
+
+
+def minute_of_day(time: str) -> int:
+    """Return the minute of the day of `HH:MM`."""
+    return int(time[:2]) * 60 + int(time[3:])
+
+
+def _stands(absence: Absence, wall_ms: int) -> bool:
+    """Tell whether an absence stood at a time; the reading that ended it still found it standing."""
+    last_ms = absence.until_ms - 1 if absence.ended_ms is None else min(absence.ended_ms, absence.until_ms - 1)
+    return absence.start_ms <= wall_ms <= last_ms
+
+
+def _over(absence: Absence, wall_ms: int) -> Absence | None:
+    """Return an open absence whose time is over as an ended one, None for any other."""
+    if absence.is_open and absence.until_ms <= wall_ms:
+        return absence.ended(Ending.TIME, at_ms=absence.until_ms)
+    return None

@@ -1,0 +1,162 @@
+"""What past readings left behind: the time axis, the watch of every meter, and that of the village.
+
+It is rebuilt from stored readings at every start. What took weeks to learn (`Learned`) is kept, and taken up again at
+the reading after which it was kept; so a restart changes no decision.
+"""
+
+import datetime
+import logging
+import zoneinfo
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from agent.absences import Absences
+from agent.detection.limit import COLD_H, COST_H
+from agent.detection.register import MEANING
+from agent.detection.village import Change, VillageWatch
+from agent.detection.watch import Watch
+from agent.timeline import Timeline
+from gateway.store import Learned
+from protocols.reading import ClockTrust, Moment, Quality, Reading
+
+log = logging.getLogger(__name__)
+
+VILLAGE: Final = ""  # whose name stands in for a meter's where the village's own habits are kept
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """How one meter is judged: the county's rule, the home's own limit, and where the meter hangs."""
+
+    window_ms: int
+    threshold_ml: int
+    step_ml: int = 1_000
+    cost_h: int = COST_H
+    cold_h: int = COLD_H
+    bus: str = "bus"
+    poll_every_ms: int = 300_000
+
+
+class Weighed(msgspec.Struct, frozen=True):
+    """Where a reading lies, what its meter's watch made of it (None: nothing to judge), what it says of the village."""
+
+    time_ms: int
+    minute_of_day: int
+    watch: Watch | None
+    changes: list[Change]
+
+
+class Past:
+    """What past readings left behind: the time axis, the watch of every meter, and that of the village."""
+
+    def __init__(self, rules: Mapping[str, Rule], timeline: Timeline, zone: zoneinfo.ZoneInfo, silent_ms: int) -> None:
+        self.timeline = timeline
+        self._zone = zone
+        self.watches = {
+            meter: Watch(
+                window_ms=rule.window_ms,
+                threshold_ml=rule.threshold_ml,
+                step_ml=rule.step_ml,
+                cost_h=rule.cost_h,
+                cold_h=rule.cold_h,
+            )
+            for meter, rule in rules.items()
+        }
+        buses: dict[str, list[str]] = {}
+        for meter, rule in rules.items():
+            buses.setdefault(rule.bus, []).append(meter)
+        poll_every_ms = {meter: rule.poll_every_ms for meter, rule in rules.items()}
+        self.village = VillageWatch(buses=buses, poll_every_ms=poll_every_ms, silent_ms=silent_ms)
+        self._newest: dict[str, tuple[Moment, int]] = {}  # the last reading that counted, and where it lies
+        self._resume: dict[str, Learned] = {}
+
+    def weigh(self, reading: Reading, absences: Absences) -> Weighed:
+        """Take a reading. One that is missing says nothing; one that the meter itself calls faulty proves nothing."""
+        time_ms = self.timeline.place(reading.at)
+        is_dated = reading.at.trust is ClockTrust.SYNCED
+        local = datetime.datetime.fromtimestamp((reading.at.wall_ms if is_dated else time_ms) / 1000, self._zone)
+        watch = self.watches.get(reading.meter)
+        if watch is None:
+            return Weighed(time_ms, 0, None, [])
+        minute_of_day = local.hour * 60 + local.minute
+        if not _is_plain(reading) or reading.volume_ml is None:
+            changes = self.village.feed(reading.meter, time_ms, local.hour, used_ml=None)
+            return Weighed(time_ms, minute_of_day, None, changes)
+        until_ms = absences.excuse(reading.meter, reading.at.wall_ms) if is_dated else None
+        if until_ms is not None:
+            watch.excuse(time_ms + until_ms - reading.at.wall_ms)
+        elif watch.excused_until > time_ms:
+            watch.excuse(time_ms)  # it was ended before its time
+        watch.feed(time_ms, local.hour, reading.volume_ml)
+        changes = []
+        if watch.counts:
+            used_ml = watch.register.used
+            leak_ml_h = watch.real_use.leak_ml_h
+            changes = self.village.feed(reading.meter, time_ms, local.hour, used_ml=used_ml, leak_ml_h=leak_ml_h)
+            self._newest[reading.meter] = self._newest[VILLAGE] = reading.at, time_ms
+            if reading.meter in self._resume or VILLAGE in self._resume:
+                self._resume_at(reading, time_ms)
+        return Weighed(time_ms, minute_of_day, watch, changes)
+
+    # -- what took weeks to learn --------------------------------------------------------------------------------------
+
+    def learned(self, meter: str) -> Learned | None:
+        """Return what is to be kept of a meter (or of the village); None where it has not given a reading yet."""
+        newest = self._newest.get(meter)
+        if newest is None:
+            return None
+        moment, position_ms = newest
+        state = self.village.dump() if meter == VILLAGE else self.watches[meter].dump()
+        return Learned(
+            meter=meter, boot_id=moment.boot_id, boottime_ms=moment.boottime_ms, position_ms=position_ms, state=state
+        )
+
+    def resume_from(self, learned: Mapping[str, Learned]) -> None:
+        """Take up what was learned, each part after the reading after which it was kept."""
+        self._resume = {meter: kept for meter, kept in learned.items() if meter in self.watches or meter == VILLAGE}
+        self.village.learns = VILLAGE not in self._resume
+
+    def _resume_at(self, reading: Reading, time_ms: int) -> None:
+        for meter in (reading.meter, VILLAGE):
+            kept = self._resume.get(meter)
+            if kept is not None and (kept.boot_id, kept.boottime_ms) == (reading.at.boot_id, reading.at.boottime_ms):
+                self._adopt(meter, time_ms)
+
+    def resume_late(self) -> None:
+        """Take up what is left: the readings that it belongs to were lost, so the present silence begins anew."""
+        for meter in list(self._resume):
+            _, time_ms = self._newest.get(meter, (None, 0))
+            if meter == VILLAGE:
+                self._adopt(meter, time_ms)
+            elif meter in self._newest:
+                log.warning(
+                    "learned_out_of_step meter=%s: its readings were lost; its present silence begins anew", meter
+                )
+                self._adopt(meter, time_ms)
+                self.watches[meter].begin_anew(time_ms, self._hour(time_ms))
+
+    def _adopt(self, meter: str, time_ms: int) -> None:
+        kept = self._resume.pop(meter)
+        try:
+            if meter == VILLAGE:
+                self.village.learns = True
+                self.village.load(kept.state)
+            else:
+                self.watches[meter].adopt(kept.state, time_ms)
+        except ValueError as error:
+            log.warning("learned_not_read meter=%s: %s; it is learned anew from here", meter or "village", error)
+
+    def _hour(self, time_ms: int) -> int:
+        return datetime.datetime.fromtimestamp(time_ms / 1000, self._zone).hour
+
+    def unlearn(self, meter: str | None) -> None:
+        """Never learn a home's present silence: somebody needed help."""
+        watch = self.watches.get(meter or "")
+        if watch is not None:
+            watch.limit.skip()
+
+
+def _is_plain(reading: Reading) -> bool:
+    """Tell whether a reading may be judged. One that bears a code of ours was, and is again when it is replayed."""
+    return reading.quality is Quality.OK or not MEANING.keys().isdisjoint(reading.flags)
