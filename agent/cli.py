@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import faulthandler
 import importlib
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import msgspec
 import typer
@@ -29,6 +31,10 @@ TECHNICIAN = {
     "record": "agent.technician.field_cli",
     "replay": "agent.technician.field_cli",
     "doctor": "agent.technician.field_cli",
+    "valve": "agent.technician.valve_cli",
+    "absence": "agent.absence_cli",
+    "backtest": "agent.backtest.cli",
+    "advise": "agent.backtest.cli",
 }
 
 
@@ -78,6 +84,8 @@ def run(
     debug: Annotated[bool, typer.Option("--debug", help="Log every exchange with the broker library too.")] = False,
 ) -> None:
     """Poll the meters, judge them, and bring alerts and readings to the county, until SIGTERM."""
+    # sqlite-utils imports pandas wherever it is installed, for features that we do not use: 75 MiB.
+    sys.modules.setdefault("pandas", cast("ModuleType", None))
     from agent.service import Service
     from gateway.lock import AlreadyLocked, FolderLock
     from gateway.store import StoreError

@@ -27,7 +27,7 @@ from agent.evidence import Dates, burst_evidence, leak_evidence, low_usage_evide
 from agent.explanations import Explainer, removed
 from agent.past import Past, Rule, Weighed
 from agent.timeline import Anchor, Timeline
-from gateway.store import Learned
+from gateway.store import HourlyValue, Learned
 from protocols.absence import Absence
 from protocols.contract import AlertBody, AlertState, Ending, Kind, Level, Result, Transition, instant
 from protocols.reading import Moment, Quality, Reading
@@ -80,14 +80,19 @@ class Judge:
     # -- before the first reading -----------------------------------------------------------------------------------
 
     def replay(
-        self, history: Iterable[Reading], anchors: dict[str, Anchor], learned: Mapping[str, Learned] | None = None
+        self,
+        history: Iterable[Reading],
+        anchors: dict[str, Anchor],
+        learned: Mapping[str, Learned] | None = None,
+        hourly: Iterable[HourlyValue] = (),
     ) -> None:
         """Begin anew from past readings, oldest first; raises no alert: the next reading judges what they mean.
 
-        Where `history` raises, everything stays as it was.
+        `learned` is what was kept, `hourly` the values from before `history`, for homes of which nothing was kept.
+        Where one of them raises, everything stays as it was.
         """
         past = Past(self._rules, Timeline(anchors), self._zone, self._silent_ms)
-        past.resume_from(learned or {})
+        past.resume_from(learned or {}, hourly)
         for reading in history:
             past.weigh(reading, self.absences)
         past.resume_late()

@@ -7,7 +7,7 @@ the reading after which it was kept; so a restart changes no decision.
 import datetime
 import logging
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -16,9 +16,9 @@ from agent.absences import Absences
 from agent.detection.limit import COLD_H, COST_H
 from agent.detection.register import MEANING
 from agent.detection.village import Change, VillageWatch
-from agent.detection.watch import Watch
+from agent.detection.watch import HOUR_MS, Watch
 from agent.timeline import Timeline
-from gateway.store import Learned
+from gateway.store import HourlyValue, Learned
 from protocols.reading import ClockTrust, Moment, Quality, Reading
 
 log = logging.getLogger(__name__)
@@ -112,10 +112,33 @@ class Past:
             meter=meter, boot_id=moment.boot_id, boottime_ms=moment.boottime_ms, position_ms=position_ms, state=state
         )
 
-    def resume_from(self, learned: Mapping[str, Learned]) -> None:
-        """Take up what was learned, each part after the reading after which it was kept."""
-        self._resume = {meter: kept for meter, kept in learned.items() if meter in self.watches or meter == VILLAGE}
+    def resume_from(self, learned: Mapping[str, Learned], hourly: Iterable[HourlyValue]) -> None:
+        """Take up what was learned, each part after the reading after which it was kept.
+
+        A home of which nothing was kept, or by a version that wrote it otherwise, is learned from its hourly values;
+        they lie before the readings that come, on the same axis.
+        """
+        self._resume = {meter: kept for meter, kept in learned.items() if self._can_resume(meter, kept)}
         self.village.learns = VILLAGE not in self._resume
+        unknown = self.watches.keys() - self._resume.keys()
+        if not unknown:
+            return
+        for value in hourly:
+            if value.meter in unknown:
+                time_ms = (value.hour + 1) * HOUR_MS - 1
+                self.watches[value.meter].feed(time_ms, self._hour(time_ms), value.volume_ml)
+
+    def _can_resume(self, meter: str, kept: Learned) -> bool:
+        if meter == VILLAGE:
+            return True  # if it cannot be read, the village is learned anew: a week
+        if meter not in self.watches:
+            return False
+        try:
+            Watch(window_ms=HOUR_MS, threshold_ml=1).adopt(kept.state, 0)
+        except ValueError as error:
+            log.warning("learned_not_read meter=%s: %s; learned anew from hourly values", meter, error)
+            return False
+        return True
 
     def _resume_at(self, reading: Reading, time_ms: int) -> None:
         for meter in (reading.meter, VILLAGE):
@@ -138,14 +161,14 @@ class Past:
 
     def _adopt(self, meter: str, time_ms: int) -> None:
         kept = self._resume.pop(meter)
+        if meter != VILLAGE:
+            self.watches[meter].adopt(kept.state, time_ms)
+            return
+        self.village.learns = True
         try:
-            if meter == VILLAGE:
-                self.village.learns = True
-                self.village.load(kept.state)
-            else:
-                self.watches[meter].adopt(kept.state, time_ms)
+            self.village.load(kept.state)
         except ValueError as error:
-            log.warning("learned_not_read meter=%s: %s; it is learned anew from here", meter or "village", error)
+            log.warning("learned_not_read village: %s; it is learned anew from here", error)
 
     def _hour(self, time_ms: int) -> int:
         return datetime.datetime.fromtimestamp(time_ms / 1000, self._zone).hour

@@ -7,16 +7,16 @@ and go in with the next commit that succeeds. Steps are never dropped, the oldes
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from agent.judge import Judge
 from agent.past import VILLAGE
 from agent.timeline import anchors_of
-from gateway.store import Learned, Store, StoreDamaged, StoreError
+from gateway.store import HourlyValue, Learned, Store, StoreDamaged, StoreError
 from protocols.absence import Absence
 from protocols.contract import AlertBody, Ending
-from protocols.reading import Reading
+from protocols.reading import ClockTrust, Reading
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -266,6 +266,14 @@ def _log_step(step: AlertBody) -> None:
 
 
 def _replay(judge: Judge, store: Store, *, pending: Sequence[Reading], news: Sequence[Reading]) -> None:
-    known = itertools.chain(store.history(), pending, news)
-    anchors = anchors_of(reading.at for reading in known)
-    judge.replay(itertools.chain(store.history(), pending), anchors, store.learned())
+    anchors = anchors_of(itertools.chain(store.moments(), (reading.at for reading in (*pending, *news))))
+    judge.replay(itertools.chain(store.history(), pending), anchors, store.learned(), _hourly_before(store))
+
+
+def _hourly_before(store: Store) -> Iterator[HourlyValue]:
+    """Yield the hourly values that lie before the history, where the clock says so."""
+    first = next(store.history(), None)
+    if first is not None and first.at.trust is ClockTrust.SYNCED:
+        # An hour is left out: the clock may have been corrected a little since.
+        last_hour = first.at.wall_ms // 3_600_000 - 2
+        yield from itertools.takewhile(lambda value: value.hour <= last_hour, store.hourly())

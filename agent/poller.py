@@ -205,7 +205,7 @@ class BusPoller:
             self._note_port(None)
             self._note_failure(polled, error.reason, error)
             return self._failed(polled, error.reason, wall_ms=wall_ms, began_ms=began_ms)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bug in one meter's codec must not stop the others
             self._note_failure(polled, BUG, error)
             return self._failed(polled, BUG, wall_ms=wall_ms, began_ms=began_ms)
         self._note_port(None)

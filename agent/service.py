@@ -5,9 +5,13 @@ import importlib.metadata
 import logging
 import math
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+import zoneinfo
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, NoReturn, TypeVar
 
+from agent.absences import Absences
+from agent.command_folder import CommandFolder
+from agent.commands import Commands
 from agent.forwarder import Forwarder, Sender
 from agent.judge import Judge, Rule
 from agent.pipeline import Pipeline
@@ -24,6 +28,7 @@ from gateway.systemd import Notifier
 from gateway.ulid import new_ulid
 from protocols import contract
 from protocols.contract import Leaf, State, Stream
+from protocols.reading import ClockTrust
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -84,6 +89,7 @@ class Service:
         self._config = config
         self._clock = clock
         self._notifier = notifier
+        self._zone = zoneinfo.ZoneInfo(config.gateway.timezone)
         self._version = _version()
         self._stop = asyncio.Event()
 
@@ -117,39 +123,62 @@ class Service:
             store=store,
             clock=self._clock,
             sender=sender,
-            birth=lambda oldest: self._birth(store.epoch, oldest),
+            birth=lambda oldest: self._birth(store.epoch, oldest, judge.absences),
             county_acknowledges=config.broker.acknowledgement == "county",
         )
         farewell = _state_message(sender, "stopped")
-        judge = Judge(self._rules(), episodes=await store(Store.open_episodes), new_id=self._new_id)
+        judge = Judge(
+            self._rules(),
+            episodes=await store(Store.open_episodes),
+            new_id=self._new_id,
+            absences=Absences(await store(Store.absences)),
+            zone=self._zone,
+        )
         await self._end_orphans(judge, store)
-        pipeline = Pipeline(store=store, judge=judge, committed=forwarder.wake)
+        pipeline = Pipeline(store=store, judge=judge, committed=forwarder.wake, absences_changed=forwarder.announce)
         await pipeline.rebuild()
+        commands = Commands(
+            store=store,
+            clock=self._clock,
+            actions=pipeline,
+            meters=[meter.id for meter in config.meters],
+            zone=self._zone,
+        )
+        forwarder.handle = commands.handle
         buses = [Bus(settings) for settings in config.buses]
         pollers = [poller for bus in buses if (poller := self._poller(bus, pipeline))]
         heartbeat = Heartbeat({poller.bus for poller in pollers}, self._notifier)
         for poller in pollers:
             poller.passed = heartbeat.passed
+
+        def hasten(meter: str) -> None:
+            for poller in pollers:
+                poller.hasten(meter)
+
+        pipeline.hasten = hasten
+        jobs: dict[str, Coroutine[Any, Any, Any]] = {
+            "housekeeping": self._housekeeping(store, judge.absences, forwarder.announce),
+            "broker": self._broker(sender).run(forwarder.serve, farewell=farewell),
+            "command-folder": CommandFolder(config.gateway.data_dir, clock=self._clock).run(commands.handle),
+            **{f"poller-{poller.bus}": poller.run() for poller in pollers},
+        }
         try:
             async with asyncio.TaskGroup() as committing:
                 committing.create_task(pipeline.run(), name="pipeline")
-                await self._until_stopped(store, pollers, self._broker(sender).run(forwarder.serve, farewell=farewell))
+                await self._until_stopped(jobs)
                 await pipeline.stop()
         finally:
+            await commands.close()
             for bus in buses:
                 await asyncio.to_thread(bus.close)
 
-    async def _until_stopped(
-        self, store: StoreThread, pollers: Sequence[BusPoller], connection: Coroutine[Any, Any, None]
-    ) -> None:
+    async def _until_stopped(self, jobs: Mapping[str, Coroutine[Any, Any, Any]]) -> None:
         """Run everything that hands readings in and messages out, until somebody asks to stop."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._wait_for_stop(), name="stop")
-                tasks.create_task(self._housekeeping(store), name="housekeeping")
-                tasks.create_task(connection, name="broker")
-                for poller in pollers:
-                    tasks.create_task(poller.run(), name=f"poller-{poller.bus}")
+                for name, job in jobs.items():
+                    tasks.create_task(job, name=name)
                 self._announce()
         except* _Stop:
             self._notifier.stopping()
@@ -199,7 +228,15 @@ class Service:
 
     def _rules(self) -> dict[str, Rule]:
         return {
-            meter.id: Rule(window_ms=meter.detection.window_ms, threshold_ml=meter.detection.threshold_ml)
+            meter.id: Rule(
+                window_ms=meter.detection.window_ms,
+                threshold_ml=meter.detection.threshold_ml,
+                step_ml=meter.profile.head.step_ml,
+                cost_h=meter.detection.cost_h,
+                cold_h=meter.detection.cold_h,
+                bus=meter.bus,
+                poll_every_ms=round(meter.poll_every_s * 1000),
+            )
             for meter in self._config.meters
         }
 
@@ -217,18 +254,20 @@ class Service:
             password_file=broker.password_file,
         )
         will = _state_message(sender, "connection lost")
-        return Broker(settings, will=will, subscription=sender.topic(Leaf.ACK))
+        return Broker(settings, will=will, subscriptions=(sender.topic(Leaf.ACK), sender.topic(Leaf.COMMAND)))
 
-    def _birth(self, epoch: str, oldest: dict[Stream, int]) -> State:
+    def _birth(self, epoch: str, oldest: dict[Stream, int], absences: Absences) -> State:
+        now = self._clock.now()
         return State(
             schema=contract.STATE_SCHEMA,
             online=True,
             epoch=epoch,
             agent=f"shuiwang {self._version}",
-            boot_id=self._clock.now().boot_id,
+            boot_id=now.boot_id,
             meters=len(self._config.meters),
             oldest_alert=oldest[Stream.ALERT],
             oldest_telemetry=oldest[Stream.TELEMETRY],
+            absences=absences.notices(now.wall_ms),
         )
 
     def _announce(self) -> None:
@@ -236,8 +275,10 @@ class Service:
         log.info("agent_started gateway=%s meters=%d buses=%d", self._config.gateway.id, meters, buses)
         self._notifier.ready(f"watching {meters} meters on {buses} buses")
 
-    async def _housekeeping(self, store: StoreThread) -> NoReturn:
-        """Forget readings that no rule needs any more, and keep the store within its quota.
+    async def _housekeeping(
+        self, store: StoreThread, absences: Absences, absences_changed: Callable[[], None]
+    ) -> NoReturn:
+        """End absences whose time is over, forget readings that no rule needs, and keep the store within its quota.
 
         Raises StoreDamaged when the file is gone; an open file without a name takes everything and keeps nothing.
         """
@@ -246,6 +287,7 @@ class Service:
             if not store.path.exists():
                 raise StoreDamaged(f"{store.path} is gone: somebody deleted it, or its disk was unmounted")
             try:
+                await self._end_absences(store, absences, absences_changed)
                 await store(lambda store: store.forget(keep_newest=keep))
                 dropped = await store(lambda store: store.make_room(bytes_max=STORE_BYTES_MAX))
                 if dropped:
@@ -255,6 +297,13 @@ class Service:
             except StoreError as error:
                 log.error("housekeeping_failed: %s; tried again in %.0f s", error, HOUSEKEEPING_S)
             await self._clock.sleep(HOUSEKEEPING_S)
+
+    async def _end_absences(self, store: StoreThread, absences: Absences, absences_changed: Callable[[], None]) -> None:
+        now = self._clock.now()
+        over = absences.expire(now.wall_ms) if now.trust is ClockTrust.SYNCED else []
+        if over:
+            await store(lambda store: store.put_absence(*over))
+            absences_changed()
 
     def _new_id(self) -> str:
         return new_ulid(self._clock.now().wall_ms)

