@@ -97,7 +97,8 @@ async def time_bus(setup: Setup, port: str, numbers: Sequence[int], cycles: int)
     readers = {number: reader_of(setup, number) for number in numbers}
     times = []
     try:
-        await bus.read(readers[numbers[0]])  # opens the port
+        for reader in readers.values():  # opens the port; a total under an 8-bit checksum is asked for twice at first
+            await bus.read(reader)
         for _ in range(cycles):
             watch = Stopwatch()
             for number, reader in readers.items():
@@ -166,7 +167,8 @@ async def run_agent(
 
     poller = BusPoller(bus=bus, meters=list(meters.values()), clock=clock, accept=accept, jitter=lambda: 0.0)
     poller.passed = passed
-    await bus.read(meters[living[0]].reader)  # opens the port, and waits until the line may be used
+    for number in living:  # opens the port; a total under an 8-bit checksum is asked for twice at first
+        await bus.read(meters[number].reader)
     watch = Stopwatch()
     async with asyncio.TaskGroup() as committing:
         committing.create_task(pipeline.run())

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -67,6 +67,13 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     payload: bytes
     retain: bool = False
+
+
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    """One MQTT message that came for us."""
+
+    topic: str
+    payload: bytes
 
 
 class _ClosedEarly(aiomqtt.MqttError):
@@ -159,12 +166,12 @@ class Session:
             self._unheard.add(topic)
             log.info("broker_has_no_subscriber topic=%s: the broker takes it, and nobody is there to hear it", topic)
 
-    async def messages(self) -> AsyncIterator[bytes]:
-        """Yield the payloads that arrive."""
+    async def messages(self) -> AsyncIterator[Received]:
+        """Yield what arrives."""
         try:
             async for message in self._client.messages:
                 if isinstance(message.payload, bytes | bytearray):
-                    yield bytes(message.payload)
+                    yield Received(topic=str(message.topic), payload=bytes(message.payload))
         except aiomqtt.MqttError as error:
             raise BrokerError(str(error)) from error
 
@@ -173,12 +180,17 @@ class Broker:
     """Connects, serves, and connects again."""
 
     def __init__(
-        self, settings: BrokerSettings, *, will: Message, subscription: str, jitter: Callable[[], float] = random.random
+        self,
+        settings: BrokerSettings,
+        *,
+        will: Message,
+        subscriptions: Sequence[str],
+        jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`will` is published by the broker when we vanish; `subscription` is the topic whose messages we take."""
+        """`will` is published by the broker when we vanish; `subscriptions` are the topics whose messages we take."""
         self._settings = settings
         self._will = will
-        self._subscription = subscription
+        self._subscriptions = subscriptions
         self._jitter = jitter
         self._versions = _Versions()
 
@@ -220,7 +232,7 @@ class Broker:
             bound_s = min(2 * bound_s, RETRY_S_MAX)
 
     def _connect(self) -> "_Connection":
-        return _Connection(self._client, self._versions, self._subscription)
+        return _Connection(self._client, self._versions, self._subscriptions)
 
     def _client(self, version: aiomqtt.ProtocolVersion) -> _Client:
         settings = self._settings
@@ -294,11 +306,14 @@ class _Connection:
     """An async context: a connected, subscribed client of the highest version that the broker speaks."""
 
     def __init__(
-        self, make_client: Callable[[aiomqtt.ProtocolVersion], _Client], versions: _Versions, subscription: str
+        self,
+        make_client: Callable[[aiomqtt.ProtocolVersion], _Client],
+        versions: _Versions,
+        subscriptions: Sequence[str],
     ) -> None:
         self._make_client = make_client
         self._versions = versions
-        self._subscription = subscription
+        self._subscriptions = subscriptions
 
     async def __aenter__(self) -> tuple[_Client, aiomqtt.ProtocolVersion]:
         version, refusal = self._versions.left[0], None
@@ -328,13 +343,14 @@ class _Connection:
         return client
 
     async def _subscribe(self, client: _Client) -> None:
-        for granted in await client.subscribe(self._subscription, qos=1):
+        codes = await client.subscribe([(topic, 1) for topic in self._subscriptions])
+        for topic, granted in zip(self._subscriptions, codes, strict=True):
             if isinstance(granted, ReasonCode) and granted.is_failure:
                 # What we have to say still gets through; it is sent again and again until somebody repairs the rules.
                 log.error(
-                    "subscription_refused topic=%s: %s; the county's acknowledgements cannot reach us. Check the"
-                    " broker's access rules (ACL)",
-                    self._subscription,
+                    "subscription_refused topic=%s: %s; what the county sends there cannot reach us. Check the broker's"
+                    " access rules (ACL)",
+                    topic,
                     granted,
                 )
 

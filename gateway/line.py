@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 READ_S: Final = 0.02
 # USB adapters deliver in bursts (FTDI: 16 ms latency timer); a frame may stall that often on its way.
 BURST_GRACE_S: Final = 0.1
+# When so much silence follows what was heard, nothing of the same frame comes any more. An M-Bus telegram may have 261
+# bytes: waiting for the longest one after each damaged one would cost 1.2 s at 2400 bit/s.
+STALL_S_MAX: Final = 0.25
 HOLD_OFF_S_MAX: Final = 1.0
 # A transceiver that lets go of the line may add a few 00 to the frame; the shortest Modbus answer has five bytes.
 GLITCH_BYTES_MAX: Final = 4
@@ -73,7 +76,10 @@ def open_port(settings: LineSettings) -> Any:
     if "://" not in settings.port:
         options["exclusive"] = True  # another program on our line would garble both
     try:
-        return serial.serial_for_url(settings.port, **options)
+        port = serial.serial_for_url(settings.port, **options)
+        if settings.parity != "N" and "://" not in settings.port:
+            _check_parity(port)
+        return port
     except termios.error as error:  # tcsetattr refused: not an OSError, and pyserial lets it through
         asks_for_more = settings.parity != "N" or settings.data_bits != 8
         if not asks_for_more or not os.path.realpath(settings.port).startswith("/dev/pts/"):
@@ -81,6 +87,21 @@ def open_port(settings: LineSettings) -> Any:
         # A pty has 8 bits and no parity, and Debian's tcsetattr refuses other wishes (EINVAL); simulators live on ptys.
         log.info("port_parity_ignored bus=%s port=%s: a pty has no parity (%s)", settings.name, settings.port, error)
         return serial.serial_for_url(settings.port, **options | {"parity": "N", "bytesize": 8})
+
+
+def _check_parity(port: Any) -> None:
+    """Have a byte whose parity is wrong come as 00, so that the checks above see the damage.
+
+    pyserial sends parity and ignores it in what it receives (it clears INPCK). Sums of eight bits cannot see two bits
+    that flip together; parity sees them in two different bytes. Raises termios.error, and closes the port then.
+    """
+    try:
+        attributes = termios.tcgetattr(port.fileno())
+        attributes[0] |= termios.INPCK
+        termios.tcsetattr(port.fileno(), termios.TCSANOW, attributes)
+    except termios.error:
+        port.close()
+        raise
 
 
 class Line:
@@ -182,7 +203,9 @@ class Line:
                     self._quiet_s = self.settings.silence_s
                     return frame
             # Also while bytes keep coming: a line that babbles slowly must not hold up the others.
-            if self._monotonic() >= (last_byte_by if heard else first_byte_by):
+            stalled_at = self._heard_at + STALL_S_MAX
+            until = min(last_byte_by, max(first_byte_by, stalled_at)) if heard else first_byte_by
+            if self._monotonic() >= until:
                 reader.close()
                 raise AssertionError("a reader's close() always raises")
 

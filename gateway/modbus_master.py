@@ -31,6 +31,7 @@ class _Framing(NamedTuple):
     rtu_frame: Callable[[bytes], bytes]
     mode: str | None
     names_request: bool = False
+    has_short_checksum: bool = False
 
 
 # One counter for all lines: no transaction comes again before 65,536 others, far later than any answer.
@@ -43,7 +44,9 @@ def _tcp_request(request: modbus.ReadRequest) -> Query:
 
 _FRAMINGS: Final = {
     "rtu": _Framing(lambda request: request, lambda frame: frame, minimalmodbus.MODE_RTU),
-    "ascii": _Framing(modbus_ascii.AsciiRequest, modbus_ascii.rtu_frame, minimalmodbus.MODE_ASCII),
+    "ascii": _Framing(
+        modbus_ascii.AsciiRequest, modbus_ascii.rtu_frame, minimalmodbus.MODE_ASCII, has_short_checksum=True
+    ),
     "tcp": _Framing(_tcp_request, modbus_tcp.rtu_frame, None, names_request=True),
 }
 
@@ -106,6 +109,11 @@ def exchange(line: Line, request: modbus.ReadRequest, *, timeout_ms: int) -> byt
 def answers_name_request(line: Line) -> bool:
     """Tell whether an answer on this line says which request it answers."""
     return _FRAMINGS[line.settings.framing].names_request
+
+
+def has_short_checksum(line: Line) -> bool:
+    """Tell whether one damage in 256 passes the checksum of this line's frames; RTU has 16 bits, TCP vouches itself."""
+    return _FRAMINGS[line.settings.framing].has_short_checksum
 
 
 def hears_anything(line: Line, request: modbus.ReadRequest, *, timeout_ms: int) -> bool:

@@ -18,6 +18,7 @@ from gateway.village_file import (
     MeterPlan,
     Noise,
     Refusal,
+    ValveKind,
     WrongUnit,
 )
 from gateway.wire import Answer, Responder
@@ -40,12 +41,37 @@ class Counts(msgspec.Struct, kw_only=True):
     forgotten: int = 0
 
 
+class SimulatedValve:
+    """A valve that takes its time: until it has arrived, its meter reports where it was. It begins open.
+
+    The water of the home does not follow it: what a register shows is the village file's business.
+    """
+
+    def __init__(self, plan: MeterPlan) -> None:
+        self._plan = plan
+        self._is_open = True
+        self._moved: tuple[int, bool] | None = None  # when it arrives, and where
+
+    def send(self, *, to_open: bool, wall_ms: int) -> None:
+        """Take a command."""
+        if self._plan.valve is not ValveKind.STUCK:
+            self._is_open = self.is_open(wall_ms)
+            self._moved = wall_ms + self._plan.valve_moves_ms, to_open
+
+    def is_open(self, wall_ms: int) -> bool:
+        """Return where it is at an instant."""
+        if self._moved is not None and wall_ms >= self._moved[0]:
+            return self._moved[1]
+        return self._is_open
+
+
 class SimulatedMeter:
     """One meter at work: its plan, its counts, and the chance by which its faults strike."""
 
     def __init__(self, plan: MeterPlan, *, chance: random.Random) -> None:
         self.plan = plan
         self.counts = Counts()
+        self.valve = SimulatedValve(plan)
         self._chance = chance
 
     def shown_ml(self, wall_ms: int) -> int:
@@ -144,6 +170,7 @@ class ModbusResponder:
 class Cjt188Responder:
     """CJ/T 188 meters: they tell their current total and their address, and refuse everything else, writes included.
 
+    Where the profile names valve commands the meter has a valve that takes them, in its own name alone.
     To the address AAAAAAAAAAAAAA all of them answer, and therefore collide where the line has more than one.
     """
 
@@ -174,6 +201,15 @@ class Cjt188Responder:
         meter.counts.requests += 1
         lead, frame, volume_ml = good
         faults = meter.strike(wall_ms)
+        to_open = cjt188_dialogue.valve_asked(meter.plan.profile.spec, request)
+        if (
+            to_open is not None
+            and not frame.is_abnormal
+            and not any(isinstance(fault, Dead | Refusal) for fault in faults)
+        ):
+            meter.valve.send(to_open=to_open, wall_ms=wall_ms)
+            if meter.plan.valve is ValveKind.MUTE:
+                return None
         for fault in faults:
             if isinstance(fault, Refusal):
                 status = bytes((fault.code, 0))
@@ -190,11 +226,12 @@ class Cjt188Responder:
         """Return a healthy meter's preamble and frame, and the volume that the frame tells; None where it is silent."""
         spec: cjt188_data.Cjt188Spec = meter.plan.profile.spec
         address = meter.plan.address.address
-        shown_ml = meter.shown_ml(wall_ms)
+        totals_ml = {cjt188_data.CURRENT: meter.shown_ml(wall_ms)}
+        status = cjt188_data.status_of(spec, () if meter.valve.is_open(wall_ms) else ("valve_closed",))
         try:
-            sent = cjt188_dialogue.respond(spec, request, address=address, totals_ml={cjt188_data.CURRENT: shown_ml})
+            sent = cjt188_dialogue.respond(spec, request, address=address, totals_ml=totals_ml, status=status)
         except UsageError:  # more than its digits hold
-            sent = cjt188_dialogue.respond(spec, request, address=address, totals_ml={})
+            sent = cjt188_dialogue.respond(spec, request, address=address, totals_ml={}, status=status)
         if sent is None:
             return None
         start, frame = next(cjt188.find_frames(sent))

@@ -14,13 +14,13 @@ from protocols.reading import Reading
 
 # For each meter from the reading after which its home's habits were last kept; all of them where nothing was kept.
 _SINCE_LEARNED_SQL: Final = f"""
-    with kept as (select reading.meter as meter, max(reading.id) as id from learned
+    with kept (kept_meter, kept_id) as (select reading.meter, max(reading.id) from learned
         join boot on boot.boot_id = learned.boot_id
         join reading on reading.meter = learned.meter and reading.boot = boot.id
             and reading.boottime_ms = learned.boottime_ms
         group by reading.meter)
-    {READING_SQL} left join kept on kept.meter = reading.meter
-    where reading.id >= coalesce(kept.id, 0) order by reading.id"""
+    {READING_SQL} left join kept on kept_meter = meter
+    where reading.id >= coalesce(kept_id, 0) order by reading.id"""
 
 
 class SetAside(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@
 
 import datetime
 import difflib
+import enum
 import re
 import tomllib
 import zoneinfo
@@ -112,6 +113,14 @@ class LineTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return (9 + (self.parity != "N") + self.stop_bits) / self.baudrate
 
 
+class ValveKind(enum.StrEnum):
+    """How a meter's valve takes commands, where its profile names any."""
+
+    OBEYS = "obeys"
+    STUCK = "stuck"  # the meter answers, the valve stays
+    MUTE = "mute"  # the valve moves, the meter does not answer the command
+
+
 class MeterTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[meter]]`: one meter and the home behind it."""
 
@@ -120,6 +129,8 @@ class MeterTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     id: str | None = None
     start_m3: DecimalText = "0"
     answer_delay_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 5
+    valve: ValveKind = ValveKind.OBEYS
+    valve_moves_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 1000
     csv: str | None = None
     usage: tuple[str, ...] | None = None
     since: datetime.datetime | None = None
@@ -151,6 +162,8 @@ class MeterPlan(msgspec.Struct, frozen=True, kw_only=True):
     address: Any
     register: Register
     answer_delay_s: float
+    valve: ValveKind
+    valve_moves_ms: int
     faults: tuple[tuple[Interval, AnyFault], ...]
 
 
@@ -190,6 +203,8 @@ _RIGHT: Final = {
     "id": 'a name in quotes, such as "m-001"',
     "start_m3": 'an exact decimal in quotes, such as "123.456"',
     "answer_delay_ms": "0 to 10000",
+    "valve": "one of " + ", ".join(f'"{kind}"' for kind in ValveKind),
+    "valve_moves_ms": "0 to 600000",
     "csv": "the path of a file with the columns timestamp,litres",
     "usage": 'a list of draws such as ["06:30 8 L", "12:00 15 L in 5 min"]; [] for an empty home',
     "drip_l_h": 'litres per hour as an exact decimal in quotes, such as "0.5"',
@@ -266,6 +281,8 @@ def _plan(
         address=address,
         register=_register(table, village, timezone=timezone, folder=folder, place=place),
         answer_delay_s=table.answer_delay_ms / 1000,
+        valve=table.valve,
+        valve_moves_ms=table.valve_moves_ms,
         faults=tuple((_interval(f.start, f.end, timezone, f"{place}: fault: to"), f) for f in table.fault),
     )
 

@@ -14,11 +14,12 @@ they come; `close()` is called when the time is up and says what went wrong. Wha
 """
 
 from collections.abc import Iterator
-from typing import Final, NoReturn
+from typing import Final
 
 import msgspec
 
-from protocols.errors import DUMP_BYTES_MAX, Garbled, NoResponse, UsageError, WrongAnswer
+from protocols.answer import BufferedReader
+from protocols.errors import UsageError
 
 START: Final = 0x68
 END: Final = 0x16
@@ -27,8 +28,6 @@ HEADER_BYTES: Final = 11  # 68 T A0-A6 C L
 OVERHEAD_BYTES: Final = HEADER_BYTES + 2  # and CS, 16
 # 2004: at most 64H when reading, 32H when writing. A larger L is noise that would make us wait for what never comes.
 DATA_BYTES_MAX: Final = 0x64
-# Everything that a slow, noisy line can put before and after one frame; more is no frame but a babbling device.
-BUFFER_BYTES_MAX: Final = 1024
 # 2004: two to four; meters were seen to send up to six.
 PREAMBLE_BYTES_SEEN: Final = 6
 
@@ -232,40 +231,18 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-class AnswerReader:
-    """Finds the answer to one request among the bytes that come back, whatever noise stands around it."""
+class AnswerReader(BufferedReader):
+    """Finds the answer to one request (normal or abnormal, from 68 to 16), whatever noise stands around it."""
 
     def __init__(self, request: Request) -> None:
+        super().__init__(request.encode())
         self._request = request
-        self._buffer = bytearray()
-        self._start = 0  # no answer begins before it: nothing is checked twice, however slowly a device babbles
 
-    def feed(self, data: bytes) -> bytes | None:
-        """Take bytes; return the answering frame (normal or abnormal, 68 to 16) once it is complete, else None.
-
-        Raises Garbled when more bytes come than any frame with noise around it can have.
-        """
-        room = BUFFER_BYTES_MAX - len(self._buffer)
-        self._buffer += data[:room]
-        frame = self._search()
-        if frame is None and len(data) > room:
-            raise Garbled(f"more than {BUFFER_BYTES_MAX} bytes and no answer among them: a device babbles")
-        return frame
-
-    def close(self) -> NoReturn:
-        """Say, when the time is up, why there is no answer: raises NoResponse, WrongAnswer or Garbled.
-
-        Our own request, heard again through a transceiver that listens while it sends, counts as silence.
-        """
-        sent = self._request.encode()
-        heard = self._buffer.replace(sent, b"", 1)
-        if not heard:
-            raise NoResponse("no answer" if not self._buffer else "no answer, only our own request (echo)")
+    def _stranger(self, heard: bytearray) -> str | None:
         for _, frame in find_frames(heard):
             if frame != self._request.frame:
-                fault = self._request.mismatch(frame) or "a frame within a damaged one"
-                raise WrongAnswer(f"answered by {fault}")
-        raise Garbled(f"{len(heard)} bytes, no valid frame: {heard[:DUMP_BYTES_MAX].hex(' ').upper()}")
+                return self._request.mismatch(frame) or "a frame within a damaged one"
+        return None
 
     def _search(self) -> bytes | None:
         while True:

@@ -77,11 +77,15 @@ class ClockState(enum.StrEnum):
 
 
 class Valve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How this meter's valve is moved. 55 and 99 are common; other codes mean one thing here and another there."""
+    """How this meter's valve is moved. 55 and 99 are common; other codes mean one thing here and another there.
+
+    `di_order` is how A017 travels, where that is not the order in which the meter is read.
+    """
 
     open: Annotated[int, msgspec.Meta(ge=0x55, le=0x55)]
     close: Annotated[int, msgspec.Meta(ge=0x99, le=0x99)]
     control: int = cjt188.WRITE_DATA
+    di_order: Annotated[str, msgspec.Meta(pattern=r"^(A017|17A0)\Z")] | None = None
 
     def __post_init__(self) -> None:
         if self.control not in (cjt188.WRITE_DATA, cjt188.VENDOR_VALVE):
@@ -250,6 +254,16 @@ def encode(
         if field.has_unit:
             content += bytes.fromhex(_FLOW_UNIT if field.kind == "flow" else unit)
     return content
+
+
+def status_of(spec: Cjt188Spec, flags: Iterable[str]) -> bytes:
+    """Return ST0 and ST1 with the bits that raise these flags; a flag that the profile does not name has none."""
+    status = bytearray(2)
+    for flag in flags:
+        if flag in spec.status:
+            bit = spec.status[flag]
+            status[int(bit[2])] |= 1 << int(bit[4])
+    return bytes(status)
 
 
 def decode_bcd(data: bytes) -> int:

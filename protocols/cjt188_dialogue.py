@@ -1,8 +1,9 @@
 """CJ/T 188 dialogues: how a water meter is asked, and how it answers. Sans I/O.
 
-Nothing here writes to a meter but `valve_request`, which no dialogue calls.
+Nothing here writes to a meter but `valve_request`, which no dialogue calls: it is a technician's, who said so in words.
 """
 
+import enum
 import re
 from collections.abc import Generator, Mapping
 
@@ -77,6 +78,15 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     address: str
 
 
+class Position(enum.StrEnum):
+    """Where a meter says that its valve is."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    FAULT = "fault"  # neither: it does not obey
+    UNKNOWN = "unknown"  # the profile names no bit for it, or the meter left its status empty
+
+
 def parse_address(text: str) -> Station:
     """Return the station with a configured address: 14 digits, before them a radio modem's destination and a colon.
 
@@ -132,9 +142,11 @@ def measurement_of(record: Record) -> Measurement:
 
 
 def valve_request(spec: Cjt188Spec, station: Station, *, is_open: bool) -> Request:
-    """Return the request that opens or closes the valve. Nothing sends it; who does must have been told so in words.
+    """Return the request that opens or closes the valve. It is sent once, by whoever was told so in words.
 
-    Raises UsageError where the profile names no valve commands, and for the address that every meter obeys.
+    Where the profile probes, read the meter first: the order that was understood is the one that is used. What comes
+    back: `valve_answer`. Raises UsageError where the profile names no valve commands, and for the address that every
+    meter obeys.
     """
     if spec.valve is None:
         raise UsageError("the profile names no valve commands")
@@ -147,25 +159,62 @@ def valve_request(spec: Cjt188Spec, station: Station, *, is_open: bool) -> Reque
         identifier=cjt188_data.VALVE,
         payload=bytes([spec.valve.open if is_open else spec.valve.close]),
         lengths=(3 + cjt188_data.content_bytes(cjt188_data.parse_layout(cjt188_data.STATUS_LAYOUT)),),
+        order=_VALVE_ORDERS.get(spec.valve.di_order),
     )
 
 
-def decode_case(spec: Cjt188Spec, frames: list[tuple[bytes, bytes]]) -> Measurement:
-    """Return what the last of captured (request, answer) frames means: they take the way of frames from the line.
+def valve_answer(found: bytes) -> bytes:
+    """Return ST0 and ST1 of the answer to `valve_request`. Raises MeterRefused for an abnormal one."""
+    return _accept(found).content
 
-    Raises MeterError or ProfileError for frames that do not belong together.
+
+def valve_position(spec: Cjt188Spec, status: bytes | None) -> Position:
+    """Return where ST0 and ST1 say that the valve is; None and a status that the meter left empty say nothing."""
+    if status is None or cjt188_data.is_empty(status):
+        return Position.UNKNOWN
+    effects = cjt188_data.decode(spec, cjt188_data.STATUS_LAYOUT, status).effects
+    if "valve_fault" in effects:
+        return Position.FAULT
+    if "valve_closed" not in spec.status:
+        return Position.UNKNOWN
+    return Position.CLOSED if "valve_closed" in effects else Position.OPEN
+
+
+def valve_asked(spec: Cjt188Spec, request: Frame) -> bool | None:
+    """Tell what a request asks of the valve: True to open, False to close; None for every other request."""
+    if spec.valve is None or request.is_reply or request.control != spec.valve.control or len(request.content) != 1:
+        return None
+    wanted = _VALVE_ORDERS.get(spec.valve.di_order)
+    orders = _orders(spec) if wanted is None else (wanted,)
+    if request.identifier not in {_wire(cjt188_data.VALVE, order) for order in orders}:
+        return None
+    return {spec.valve.open: True, spec.valve.close: False}.get(request.content[0])
+
+
+def decode_case(spec: Cjt188Spec, frames: list[tuple[bytes, bytes]]) -> Measurement:
+    """Return what the last reading in captured (request, answer) frames means: they go the way of frames from the line.
+
+    Beside readings there may be valve commands, which prove what the profile names. Raises MeterError or ProfileError
+    for frames that do not belong together.
     """
-    record = Record()
-    length = 3 + cjt188_data.content_bytes(cjt188_data.parse_layout(spec.fields))
+    record = None
     for asked, answered in frames:
         request = next((frame for _, frame in cjt188.find_frames(asked) if not frame.is_reply), None)
-        if request is None or request.control != cjt188.READ_DATA or request.identifier not in _CURRENT_WIRE:
+        is_valve = request is not None and valve_asked(spec, request) is not None
+        is_reading = request is not None and request.control == cjt188.READ_DATA and request.identifier in _CURRENT_WIRE
+        if request is None or not (is_valve or is_reading):
             raise ProfileError(f"{asked.hex(' ').upper()} holds no request for the current reading (901F)")
+        layout = cjt188_data.STATUS_LAYOUT if is_valve else spec.fields
+        length = 3 + cjt188_data.content_bytes(cjt188_data.parse_layout(layout))
         reader = Request(frame=request, answer_lengths=(length,)).reader()
         found = reader.feed(answered)
         if found is None:
             reader.close()
-        record = cjt188_data.decode(spec, spec.fields, _accept(found).content)
+        content = _accept(found).content
+        if is_reading:
+            record = cjt188_data.decode(spec, spec.fields, content)
+    if record is None:
+        raise MeterFault("there is no reading among the frames")
     return measurement_of(record)
 
 
@@ -174,14 +223,16 @@ def respond(
 ) -> bytes | None:
     """Return what the meter at `address` sends in answer to a request, None where it stays silent.
 
-    `totals_ml` holds the totals that it can show by data identifier (901F, D120...); it refuses every other request
-    and, unless the profile probes, identifiers in the other order. Used by simulators and tests.
+    `totals_ml` holds the totals that it can show by data identifier (901F, D120...); `status` is what it reports, also
+    in answer to a valve command in its own name. It refuses every other request and, unless the profile probes,
+    identifiers in the other order. Used by simulators and tests.
     """
     if request.address not in (address, BROADCAST) or not cjt188.same_family(request.meter_type, spec.meter_type):
         return None
-    orders = (DiOrder.HIGH_FIRST, DiOrder.LOW_FIRST) if spec.di_order is DiOrder.PROBE else (spec.di_order,)
-    identifiers = [_number(request.identifier, order) for order in orders if request.identifier]
+    identifiers = [_number(request.identifier, order) for order in _orders(spec) if request.identifier]
     content = None
+    if request.address == address and valve_asked(spec, request) is not None:
+        content = status
     if request.control == cjt188.READ_ADDRESS and cjt188_data.ADDRESS in identifiers:
         content = b""
     if request.control == cjt188.READ_DATA:
@@ -215,9 +266,16 @@ def _ask(
 
 
 def _request(
-    spec: Cjt188Spec, station: Station, *, control: int, identifier: int, lengths: tuple[int, ...], payload: bytes = b""
+    spec: Cjt188Spec,
+    station: Station,
+    *,
+    control: int,
+    identifier: int,
+    lengths: tuple[int, ...],
+    payload: bytes = b"",
+    order: DiOrder | None = None,
 ) -> Request:
-    wire = _wire(identifier, station.next_order(spec))
+    wire = _wire(identifier, station.next_order(spec) if order is None else order)
     frame = Frame(
         meter_type=spec.meter_type,
         address=station.address,
@@ -237,6 +295,11 @@ def _accept(found: bytes) -> Frame:
     return frame
 
 
+def _orders(spec: Cjt188Spec) -> tuple[DiOrder, ...]:
+    """Return the orders of an identifier that such a meter understands."""
+    return (DiOrder.HIGH_FIRST, DiOrder.LOW_FIRST) if spec.di_order is DiOrder.PROBE else (spec.di_order,)
+
+
 def _wire(identifier: int, order: DiOrder) -> bytes:
     """Return the two bytes of a data identifier as they travel."""
     return identifier.to_bytes(2, "little" if order is DiOrder.LOW_FIRST else "big")
@@ -247,4 +310,5 @@ def _number(wire: bytes, order: DiOrder) -> int:
     return int.from_bytes(wire, "little" if order is DiOrder.LOW_FIRST else "big")
 
 
+_VALVE_ORDERS: Mapping[str | None, DiOrder] = {"A017": DiOrder.HIGH_FIRST, "17A0": DiOrder.LOW_FIRST}
 _CURRENT_WIRE = {_wire(cjt188_data.CURRENT, order) for order in (DiOrder.HIGH_FIRST, DiOrder.LOW_FIRST)}

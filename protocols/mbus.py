@@ -13,11 +13,12 @@ frame mean: `mbus_data`. Who is asked what, and in which order: `mbus_dialogue`.
 """
 
 from collections.abc import Iterator
-from typing import Final, NoReturn
+from typing import Final
 
 import msgspec
 
-from protocols.errors import DUMP_BYTES_MAX, Garbled, NoResponse, UsageError, WrongAnswer
+from protocols.answer import BufferedReader
+from protocols.errors import UsageError
 
 SHORT_START: Final = 0x10
 LONG_START: Final = 0x68
@@ -28,8 +29,6 @@ LONG_OVERHEAD_BYTES: Final = 6  # 68 L L 68 and CS 16
 LENGTH_MIN: Final = 3  # C A CI
 FRAME_BYTES_MAX: Final = LONG_OVERHEAD_BYTES + 0xFF
 HEADER_BYTES: Final = 6  # 68 L L 68 C A: what shows whether a frame can be an answer
-# Everything that a slow, noisy line can put before and after one frame; more is no frame but a babbling device.
-BUFFER_BYTES_MAX: Final = 1024
 
 # C, master to meter.
 RESET_LINK: Final = 0x40  # SND_NKE
@@ -246,58 +245,36 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
 
-class AnswerReader:
-    """Finds the answer to one request among the bytes that come back, whatever noise stands around it.
+class AnswerReader(BufferedReader):
+    """Finds the answer to one request (E5, or the frame from 68 to 16), whatever noise stands around it.
 
     An acknowledgement is a single byte that any noise may hold, and any data. It counts only before the first start of
     a frame. For the same reason data do not count behind one: then the meter is an answer behind.
     """
 
     def __init__(self, request: Request) -> None:
+        super().__init__(request.encode())
         self._request = request
-        self._echo = request.encode()
-        self._buffer = bytearray()
-        self._start = 0  # no answer begins before it: nothing is checked twice, however slowly a device babbles
         self._frame_seen = False
         self._acknowledged = False
 
-    def feed(self, data: bytes) -> bytes | None:
-        """Take bytes; return the answer once it is complete (E5, or the frame from 68 to 16), else None.
-
-        Raises Garbled when more bytes come than any frame with noise around it can have.
-        """
-        room = BUFFER_BYTES_MAX - len(self._buffer)
-        self._buffer += data[:room]
-        answer = self._search()
-        if answer is None and len(data) > room:
-            raise Garbled(f"more than {BUFFER_BYTES_MAX} bytes and no answer among them: a device babbles")
-        return answer
-
-    def close(self) -> NoReturn:
-        """Say, when the time is up, why there is no answer: raises NoResponse, WrongAnswer or Garbled.
-
-        Our own request, heard again through a transceiver that listens while it sends, counts as silence.
-        """
-        heard = self._buffer.replace(self._echo, b"", 1)
-        if not heard:
-            raise NoResponse("no answer" if not self._buffer else "no answer, only our own request (echo)")
+    def _stranger(self, heard: bytearray) -> str | None:
         if self._acknowledged:
-            raise WrongAnswer("answered by an acknowledgement (E5), where data were due: a late answer")
+            return "an acknowledgement (E5), where data were due: a late answer"
         for _, frame in find_frames(heard):
             if frame != self._request.frame:
-                fault = self._request.mismatch(frame) or "a frame within a damaged one"
-                raise WrongAnswer(f"answered by {fault}")
-        raise Garbled(f"{len(heard)} bytes, no valid frame: {heard[:DUMP_BYTES_MAX].hex(' ').upper()}")
+                return self._request.mismatch(frame) or "a frame within a damaged one"
+        return None
 
     def _search(self) -> bytes | None:
         while self._start < len(self._buffer):
             # One of five things stands here.
-            here = self._buffer[self._start : self._start + len(self._echo)]
+            here = self._buffer[self._start : self._start + len(self._sent)]
             # 1. Our own request: some transceivers listen while they send.
-            if here == self._echo[: len(here)]:
-                if len(here) < len(self._echo):
+            if here == self._sent[: len(here)]:
+                if len(here) < len(self._sent):
                     return None
-                self._start += len(self._echo)
+                self._start += len(self._sent)
                 continue
             # 2. An acknowledgement.
             if here[0] == ACKNOWLEDGEMENT and not self._frame_seen:

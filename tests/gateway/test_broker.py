@@ -50,15 +50,16 @@ class Served:
 
     def __init__(self, port, *, host="127.0.0.1", **settings):
         settings = BrokerSettings(host=host, port=port, client_id="g-1", **settings)
-        self.broker = Broker(settings, will=WILL, subscription=ACK)
+        self.broker = Broker(settings, will=WILL, subscriptions=(ACK,))
         self.sessions = asyncio.Queue()
         self.heard = asyncio.Queue()
         self._task = None
 
     async def _serve(self, session):
         self.sessions.put_nowait(session)
-        async for payload in session.messages():
-            self.heard.put_nowait(payload)
+        async for received in session.messages():
+            assert received.topic == ACK
+            self.heard.put_nowait(received.payload)
 
     async def __aenter__(self):
         self._task = asyncio.create_task(self.broker.run(self._serve, farewell=FAREWELL))
@@ -150,7 +151,7 @@ async def serve(session):
     print("up", flush=True)
     await asyncio.sleep(60)
 settings = BrokerSettings(host="127.0.0.1", port=int(sys.argv[1]), client_id="g-1")
-broker = Broker(settings, will=will, subscription="shuiwang/v1/c/g/ack")
+broker = Broker(settings, will=will, subscriptions=("shuiwang/v1/c/g/ack",))
 asyncio.run(broker.run(serve, farewell=will))
 """
 
@@ -222,7 +223,7 @@ async def test_a_serve_that_fails_with_a_bug_of_ours_is_not_hidden(mosquitto):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await Broker(settings, will=WILL, subscription=ACK).run(serve, farewell=FAREWELL)
+        await Broker(settings, will=WILL, subscriptions=(ACK,)).run(serve, farewell=FAREWELL)
 
 
 async def test_waits_are_random_up_to_a_bound_that_doubles(monkeypatch):
@@ -236,7 +237,7 @@ async def test_waits_are_random_up_to_a_bound_that_doubles(monkeypatch):
 
     monkeypatch.setattr(broker_module.asyncio, "sleep", note)
     settings = BrokerSettings(host="127.0.0.1", port=free_port(), client_id="g-1")
-    broker = Broker(settings, will=WILL, subscription=ACK, jitter=lambda: next(draws))
+    broker = Broker(settings, will=WILL, subscriptions=(ACK,), jitter=lambda: next(draws))
     with pytest.raises(ZeroDivisionError):
         await broker.run(lambda _: asyncio.sleep(0), farewell=FAREWELL)
     bounds = [min(RETRY_S_MIN * 2**number, RETRY_S_MAX) for number in range(12)]
@@ -265,7 +266,7 @@ async def test_a_connection_that_lasted_makes_the_next_waits_short_again(mosquit
         raise BrokerError("enough")
 
     task = asyncio.create_task(
-        Broker(settings, will=WILL, subscription=ACK, jitter=lambda: 1.0).run(serve, farewell=FAREWELL)
+        Broker(settings, will=WILL, subscriptions=(ACK,), jitter=lambda: 1.0).run(serve, farewell=FAREWELL)
     )
     async with asyncio.timeout(PATIENCE_S):
         while len(waits) < 5:
@@ -360,7 +361,7 @@ async def test_a_stop_in_the_moment_of_an_answer_is_never_lost(mosquitto, monkey
 
             monkeypatch.setattr(broker_module._Client, answer, note)
             settings = BrokerSettings(host="127.0.0.1", port=mosquitto.port, client_id="g-1")
-            broker = Broker(settings, will=WILL, subscription=ACK, jitter=lambda: 0.0)
+            broker = Broker(settings, will=WILL, subscriptions=(ACK,), jitter=lambda: 0.0)
             task = asyncio.create_task(broker.run(serve, farewell=FAREWELL))
             stopping.append(task)
             done, _ = await asyncio.wait({task}, timeout=PATIENCE_S)
@@ -579,3 +580,27 @@ async def test_a_certificate_that_cannot_be_used_is_an_outage_that_names_the_fil
 async def test_a_broker_without_tls_is_an_outage_and_no_plain_text(mosquitto, certificates, caplog):
     await tls_failure(mosquitto.port, caplog, ca_file=certificates.ca_file)
     assert "client connected" not in mosquitto.log.read_text(encoding="utf-8")
+
+
+async def test_every_topic_that_was_asked_for_is_heard_and_told_apart(tmp_path):
+    """Over both versions: acknowledgements and commands come on one connection."""
+    topics = (ACK, "shuiwang/v1/c/g-1/command")
+    with Mosquitto(tmp_path / "broker") as mosquitto:
+        settings = BrokerSettings(host="127.0.0.1", port=mosquitto.port, client_id="g-1")
+        heard = asyncio.Queue()
+        connected = asyncio.Event()
+
+        async def serve(session):
+            connected.set()
+            async for received in session.messages():
+                heard.put_nowait((received.topic, received.payload))
+
+        task = asyncio.create_task(Broker(settings, will=WILL, subscriptions=topics).run(serve, farewell=FAREWELL))
+        async with asyncio.timeout(20), aiomqtt.Client("127.0.0.1", mosquitto.port) as county:
+            await connected.wait()
+            for number, topic in enumerate((*topics, "shuiwang/v1/c/g-2/command")):
+                await county.publish(topic, b"%d" % number, qos=1)
+            assert {await heard.get() for _ in range(2)} == {(topics[0], b"0"), (topics[1], b"1")}
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

@@ -252,6 +252,79 @@ def test_a_single_meter_tells_its_address_and_two_tell_it_at_once():
         assert {answer.volume_ml for answer in answers} == {None}
 
 
+def valve_line(*, fault="", valve="obeys", name="cjt188-water-valve"):
+    """One meter with a valve that moves for a second."""
+    text = f'[[meter]]\nprofile = "{name}"\naddress = "{FIRST}"\nusage = []\nvalve = "{valve}"\n'
+    text += f"fault = [{{ {fault} }}]\n" if fault else ""
+    meters = [SimulatedMeter(plan, chance=random.Random(5)) for plan in parse(text, where="v").meters]
+    return Cjt188Responder(meters), meters[0]
+
+
+def valve_says(responder, data, *, wall_ms, control=4, address=FIRST):
+    """Control code and status of what comes back; None where nothing does."""
+    frame = cjt188.Frame(meter_type=0x10, address=address, control=control, data=bytes.fromhex(data))
+    answers = responder.hear(frame.encode(), wall_ms=wall_ms)
+    if not answers:
+        return None
+    ((_, found),) = cjt188.find_frames(answers[0].frame)
+    assert answers[0].volume_ml == (0 if found.control == 0x81 else None)
+    return f"{found.control:02X}", found.content[-2:].hex()
+
+
+CLOSE, OPEN, READ = "A0 17 07 99", "A0 17 07 55", "90 1F 08"
+
+
+def test_a_valve_takes_its_time_and_the_meter_says_where_it_was():
+    responder, meter = valve_line()
+    assert valve_says(responder, CLOSE, wall_ms=5000) == ("84", "0000")
+    said = [valve_says(responder, READ, wall_ms=at, control=1) for at in (5000, 5999, 6000, 9000)]
+    assert said == [("81", "0000"), ("81", "0000"), ("81", "0100"), ("81", "0100")]
+    assert valve_says(responder, OPEN, wall_ms=9000) == ("84", "0100")
+    assert not meter.valve.is_open(9999)
+    assert meter.valve.is_open(10_000)
+    # A command that comes while it moves finds it where it was.
+    valve_says(responder, CLOSE, wall_ms=20_000)
+    valve_says(responder, OPEN, wall_ms=20_500)
+    assert [meter.valve.is_open(at) for at in (20_999, 21_000, 21_500)] == [True, True, True]
+
+
+@pytest.mark.parametrize(("valve", "answer", "moves"), [("stuck", ("84", "0000"), False), ("mute", None, True)])
+def test_a_valve_that_does_not_do_as_told(valve, answer, moves):
+    responder, meter = valve_line(valve=valve)
+    assert valve_says(responder, CLOSE, wall_ms=0) == answer
+    assert meter.valve.is_open(1000) is not moves
+
+
+@pytest.mark.parametrize("fault", ["kind = 'dead'", "kind = 'exception', code = 1"])
+def test_a_valve_whose_meter_is_dead_or_refuses_stays(fault):
+    responder, meter = valve_line(fault=fault)
+    assert valve_says(responder, CLOSE, wall_ms=0) == (None if "dead" in fault else ("C4", "0100"))
+    assert meter.valve.is_open(10_000)
+
+
+@pytest.mark.parametrize(
+    ("data", "change"),
+    [
+        (CLOSE, {"name": "cjt188-water"}),  # names no valve
+        (CLOSE, {"name": "cjt188-water-valve-2a"}),  # another control code
+        ("17 A0 07 99", {}),
+        ("A0 17 07 77", {}),
+        ("A0 18 07 99", {}),
+    ],
+)
+def test_what_is_no_command_for_its_valve_is_refused(data, change):
+    responder, meter = valve_line(**change)
+    assert valve_says(responder, data, wall_ms=0)[0] == "C4"
+    assert meter.valve.is_open(10_000)
+
+
+def test_a_valve_is_not_moved_in_everybodys_name():
+    responder, meter = valve_line()
+    assert valve_says(responder, CLOSE, wall_ms=0, address=cjt188.BROADCAST)[0] == "C4"
+    assert valve_says(responder, CLOSE, wall_ms=0, address=SECOND) is None
+    assert meter.valve.is_open(10_000)
+
+
 def test_cjt188_requests_come_in_pieces_and_half_of_one_is_forgotten():
     responder, _ = line()
     frame = cjt188.Frame(meter_type=0x10, address=FIRST, control=1, data=bytes.fromhex("901F07")).encode()

@@ -30,6 +30,10 @@ def everything(store):
         store.open_episodes(),
         [store.status(stream) for stream in Stream],
         [store.outgoing(stream, 0, 10_000) for stream in Stream],
+        store.learned(),
+        list(store.hourly()),
+        store.absences(),
+        [store.command_reply(episodes.episode_id(number)) for number in range(STEPS)],
     )
 
 

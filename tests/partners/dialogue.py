@@ -1,7 +1,8 @@
 """Golden dialogues: what a line does in time, as text that is reviewed like code.
 
-    line 9600                                   the baud rate
-    meter 17 counter timeout_ms=100 retries=0   a meter on the line; the profiles are at the end of this file
+    line 2400 8E1                               its settings; 8N1 where only the baud rate is given
+    meter 17 counter timeout_ms=100 retries=0   a meter on the line; the profiles are below
+    meter 5 mbus last_ml=7000                   the poll before brought that total
     +0000 read 17                               the test reads the meter, not before that instant (ms)
     +0100 >> 11 03 00 00 00 02 C6 9B            we send; part of what is proven
     +0130 << 11 03 04 00 00 00 07 0A 31         bytes come
@@ -17,8 +18,9 @@ import re
 from partners.virtual_line import VirtualClock, VirtualPort, virtual_line
 
 from gateway.meters import MeterReader
-from protocols import cjt188_data, profile, registers
+from protocols import cjt188_data, mbus_data, profile, registers
 from protocols.errors import MeterError
+from protocols.reading import Measurement
 
 EVENT = re.compile(r"\+(\d+) (read|<<|>>|==|!!) ?(.*)")
 
@@ -42,17 +44,22 @@ SPECS = {
     "counter": ("modbus", counter),
     "two-blocks": ("modbus", two_blocks),
     "cjt188": ("cjt188", cjt188_data.Cjt188Spec),
+    "cjt188-litres-2": ("cjt188", lambda: cjt188_data.Cjt188Spec(decimals={"29": 2})),
+    "mbus": ("mbus", mbus_data.MbusSpec),
+    "mbus-1ml": ("mbus", lambda: mbus_data.MbusSpec(vif=("10",))),
 }
 
 
-def make_reader(name, address, *, timeout_ms=100, retries=0):
-    """A MeterReader of one of the profiles above."""
+def make_reader(name, address, *, timeout_ms=100, retries=0, last_ml=None):
+    """A MeterReader of one of the profiles above. `last_ml` is what the meter said when it was read last."""
     protocol, spec = SPECS[name]
     head = profile.Head(name=name, title=name, protocol=protocol, source="", step_ml=1)
     meter = profile.Profile(head=head, line=profile.Line(), timing=profile.Timing(), spec=spec(), cases=())
-    return MeterReader(
+    reader = MeterReader(
         profile=meter, address=meter.protocol.parse_address(address), timeout_ms=timeout_ms, retries=retries
     )
+    reader._last = None if last_ml is None else Measurement(volume_ml=last_ml)
+    return reader
 
 
 def play(script):
@@ -65,7 +72,8 @@ def play(script):
         said.append((round(clock.now_s * 1000), mark, text))
 
     port = VirtualPort(clock, tell=tell)
-    line = virtual_line(port, baudrate=int(re.search(r"^line (\d+)$", script, re.MULTILINE)[1]))
+    baudrate, parity = re.search(r"^line (\d+)(?: 8([NEO])1)?$", script, re.MULTILINE).groups()
+    line = virtual_line(port, baudrate=int(baudrate), parity=parity or "N")
     meters = {}
     for address, name, options in re.findall(r"^meter (\S+) (\S+) ?(.*)$", script, re.MULTILINE):
         given = {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", options)}
@@ -89,7 +97,8 @@ def play(script):
         clock.advance_to(at_s)
         tell("read", address)
         try:
-            tell("==", f"{address}: {meters[address].read(line).volume_ml} mL")
+            measurement = meters[address].read(line)
+            tell("==", ", ".join([f"{address}: {measurement.volume_ml} mL", *measurement.flags]))
         except MeterError as error:
             tell("==", f"{address}: {error.reason}: {error}")
     head = [text for text in script.splitlines() if not EVENT.fullmatch(text)]

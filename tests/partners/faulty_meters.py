@@ -1,18 +1,16 @@
-"""Modbus meters on a virtual line that do everything wrong that meters and lines were seen to do, by a seeded die.
+"""Meters on a virtual line that do everything wrong that meters and lines were seen to do, by a seeded die.
 
 Each meter answers in the order of its requests and once at most, as a meter does: late, garbled, or not at all. Its
-register shows the virtual time in ms, so that a value tells when it was measured.
+register moves at its own pace in virtual time, so that a value tells whether a meter showed it while it was read.
 """
 
 from collections import Counter
 
 from gateway.line import LineSettings
-from protocols import modbus
+from protocols import cjt188, cjt188_data, cjt188_dialogue, mbus, mbus_dialogue, modbus
 
 BYTE_S = LineSettings(name="", port="").byte_s
 TURNAROUND_S = 0.02
-# From one unit to the next, so that a value also tells whose it is; 139 hours in ms, and units 1 to 7 fit 32 bits.
-BASE_ML = 500_000_000
 RATES = {
     "silent": 0.04,
     "late": 0.06,
@@ -27,123 +25,262 @@ RATES = {
     "refusal": 0.01,
     "stall within": 0.03,
     "unplug": 0.003,
+    # Only where the checksum has eight bits. A CRC of sixteen lets one in 65,536 of them pass, and Modbus has nothing
+    # else to tell: the guard takes that for little enough.
+    "long burst": 0.02,
+    "digits": 0.01,
+    "unseen flips": 0.01,
 }
+SHORT_CHECKSUM_ONLY = {"long burst", "digits", "unseen flips"}
+DAMAGES = {"flip", "burst", *SHORT_CHECKSUM_ONLY}
 LATENESS_S = (0.15, 3.0)
 HOLDS_BACK_RATE = 0.0005  # how often a meter, or its serial server, begins to be one answer behind for ever
 CONSTANTLY_LATE_RATE = 0.005  # how often a meter begins to answer everything late by the same time
 
 
-class FaultyMeters:
-    """The meters of some units on a VirtualPort; `faulty` switches the faults on and off, `tally` counts them."""
+class Register:
+    """What a meter shows: a volume that grows evenly and is cut to whole steps."""
 
-    def __init__(self, port, dice, *, units, timeout_s, refusing=(), mute=()):
-        """Of the units, those `refusing` answer no other number of registers than two, and those `mute` are silent."""
+    def __init__(self, *, start_ml=0, ml_per_s=1000, step_ml=1):
+        self._start_ml, self._ml_per_s, self._step_ml = start_ml, ml_per_s, step_ml
+
+    def at(self, now_s):
+        return int(self._start_ml + now_s * self._ml_per_s) // self._step_ml * self._step_ml
+
+    def showed(self, volume_ml, from_s, to_s):
+        """Whether it showed this volume at some instant of this time."""
+        return volume_ml % self._step_ml == 0 and self.at(from_s) <= volume_ml <= self.at(to_s)
+
+
+class ModbusMeter:
+    """Two registers of total and two of a unit. It may refuse any other number of registers than two, or be mute."""
+
+    protocol = "Modbus"
+    has_short_checksum = False
+
+    def __init__(self, unit, register, *, refuses=False, is_mute=False):
+        self.unit, self.register = unit, register
+        self._refuses, self._is_mute = refuses, is_mute
+        self._reader = modbus.RequestReader()
+
+    def hear(self, data):
+        self._reader.silence()
+        request = self._reader.feed(data)
+        return request if request and request.unit == self.unit else None
+
+    def answer(self, request, now_s):
+        if request.count != 2 and self._is_mute:
+            return None
+        if request.count != 2 and self._refuses:
+            return modbus.encode_exception(request, modbus.ILLEGAL_DATA_VALUE)
+        volume_ml = self.register.at(now_s)
+        words = [volume_ml >> 16 & 0xFFFF, volume_ml & 0xFFFF] if request.address == 0 else [0, 1]  # the unit: mL
+        return modbus.encode_response(request, words[: request.count])
+
+    def refusal(self, request):
+        return modbus.encode_exception(request, 6)
+
+    def foreign(self, request):
+        other = modbus.ReadRequest(unit=request.unit + 100, function=3, address=0, count=request.count)
+        return modbus.encode_response(other, [1] * request.count)
+
+
+class Cjt188Meter:
+    """A CJ/T 188 meter at its 14 digits."""
+
+    protocol = "CJ/T 188"
+    has_short_checksum = True
+    find_frames = staticmethod(cjt188.find_frames)
+    _STRANGER = "00000000999999"
+
+    def __init__(self, address, register, spec):
+        self.address, self.register, self._spec = address, register, spec
+
+    def hear(self, data):
+        frame = next((frame for _, frame in cjt188.find_frames(data)), None)
+        return frame if frame and frame.address == self.address else None
+
+    def answer(self, request, now_s):
+        totals_ml = {cjt188_data.CURRENT: self.register.at(now_s)}
+        return cjt188_dialogue.respond(self._spec, request, address=self.address, totals_ml=totals_ml)
+
+    def refusal(self, request):
+        return cjt188.refusal(request, b"\0\0", address=self.address, meter_type=self._spec.meter_type).encode()
+
+    def foreign(self, request):
+        content = cjt188_data.encode(self._spec, self._spec.fields, total_ml=1_230_000)
+        return cjt188.answer(request, content, address=self._STRANGER, meter_type=self._spec.meter_type).encode()
+
+
+class MbusMeter:
+    """An M-Bus meter, asked by its primary address or by its number: its slave keeps frame count bit and selection."""
+
+    protocol = "M-Bus"
+    has_short_checksum = True
+    find_frames = staticmethod(mbus.find_frames)
+
+    def __init__(self, number, register, spec, *, primary=0):
+        self.register, self._spec, self._now_s = register, spec, 0.0
+        self._identity = mbus.Identity(number=number, manufacturer=0x4024, version=1, medium=7)
+        self._slave = mbus_dialogue.Slave(identity=self._identity, telegrams=self._telegrams, primary=primary)
+        self._answer = None
+
+    def hear(self, data):
+        """Return the request if this meter answers it; every meter hears every selection."""
+        frame = next((frame for _, frame in mbus.find_frames(data)), None)
+        self._answer = self._slave.answer(frame) if frame else None
+        return frame if self._answer else None
+
+    def answer(self, request, now_s):
+        return self._answer
+
+    def at(self, now_s):
+        self._now_s = now_s
+
+    def refusal(self, request):
+        if request.function != mbus.REQUEST_DATA:
+            return self._answer
+        return mbus.Frame(control=mbus.RESPOND_DATA, address=self._slave.primary, ci=0x70, data=b"\x08").encode()
+
+    def foreign(self, request):
+        stranger = mbus.Identity(number="99999999", manufacturer=0x4024, version=1, medium=7)
+        content = mbus_dialogue.total_telegram(self._spec, stranger, 1_230_000)
+        return mbus.Frame(control=mbus.RESPOND_DATA, address=99, ci=content[0], data=content[1:]).encode()
+
+    def _telegrams(self):
+        return [mbus_dialogue.total_telegram(self._spec, self._identity, self.register.at(self._now_s))]
+
+
+class FaultyMeters:
+    """Meters on a VirtualPort; `faulty` switches the faults on and off, `tally` counts them by protocol."""
+
+    def __init__(self, port, dice, meters):
         self.faulty = True
         self.echo = False
         self.tally = Counter()
-        self.requests = 0
+        self.requests = Counter()
         self._port = port
         self._dice = dice
-        self._timeout_s = timeout_s
-        self._reader = modbus.RequestReader()
-        self._free_s = dict.fromkeys(units, 0.0)  # until when each meter is busy with earlier requests
-        self._refusing, self._mute = refusing, mute
-        self._held = {}  # what is held back until the next request, by unit
+        self._meters = meters
+        self._free_s = dict.fromkeys(meters, 0.0)  # until when each meter is busy with earlier requests
+        self._held = {}  # what is held back until the next request, by meter
         self._constant = {}  # meters that answer everything late by the same time, and for how many requests
         port.on_write = self._take
 
-    def measured_s(self, unit, volume_ml):
-        """When a meter measured this volume."""
-        return (volume_ml - BASE_ML * unit) / 1000
-
     def _take(self, data):
-        self.requests += 1
-        self._reader.silence()
-        request = self._reader.feed(data)
         now_s = self._port.clock.now_s
         if self.echo:
             self._port.arrive(now_s + 0.001, data)
-        if request.count != 2 and request.unit in self._mute:
-            return
-        if request.count != 2 and request.unit in self._refusing:
-            frame = modbus.encode_exception(request, modbus.ILLEGAL_DATA_VALUE)
-        else:
-            frame = modbus.encode_response(request, self._registers(request, now_s)[: request.count])
-        frame = self._hold_back(request.unit, frame)
+        for meter in self._meters:
+            if isinstance(meter, MbusMeter):
+                meter.at(now_s)
+        heard = [(meter, request) for meter in self._meters if (request := meter.hear(data))]
+        assert len(heard) == 1, f"{data.hex(' ')} is to {len(heard)} meters"
+        [(meter, request)] = heard
+        self.requests[meter.protocol] += 1
+        frame = meter.answer(request, now_s)
         if frame:
-            self._send(request, frame, now_s)
+            frame = self._hold_back(meter, frame)
+        if frame:
+            self._send(meter, request, frame, now_s + len(data) * BYTE_S)
 
-    def _hold_back(self, unit, frame):
+    def _count(self, meter, fault):
+        self.tally[meter.protocol, fault] += 1
+
+    def _hold_back(self, meter, frame):
         """Return the frame to send: for a meter that is one behind for ever, the one before."""
         if not self.faulty:
             self._held.clear()
-        elif unit in self._held:
-            self.tally["one behind for ever"] += 1
-            frame, self._held[unit] = self._held[unit], frame
+        elif meter in self._held:
+            self._count(meter, "one behind for ever")
+            frame, self._held[meter] = self._held[meter], frame
         elif self._dice.random() < HOLDS_BACK_RATE:
-            self._held[unit] = frame
+            self._held[meter] = frame
             return None
         return frame
 
-    def _registers(self, request, now_s):
-        volume_ml = BASE_ML * request.unit + round(now_s * 1000)
-        if request.address == 0:
-            return [volume_ml >> 16 & 0xFFFF, volume_ml & 0xFFFF]
-        return [0, 1]  # the register of the unit: mL
-
-    def _send(self, request, frame, now_s):
-        faults = {fault for fault, rate in RATES.items() if self.faulty and self._dice.random() < rate}
-        delay_s = TURNAROUND_S + self._lateness_s(request.unit, faults)
-        self.tally.update(faults)
+    def _send(self, meter, request, frame, sent_s):
+        faults = {
+            fault
+            for fault, rate in RATES.items()
+            if self.faulty
+            and self._dice.random() < rate
+            and (meter.has_short_checksum or fault not in SHORT_CHECKSUM_ONLY)
+        }
+        delay_s = TURNAROUND_S + self._lateness_s(meter, faults)
+        for fault in faults:
+            self._count(meter, fault)
+        now_s = self._port.clock.now_s
         if "unplug" in faults:
             self._port.go_away(now_s + self._dice.uniform(0, 0.1), now_s + self._dice.uniform(0.1, 2))
         if "silent" in faults:
             return
         if "refusal" in faults:
-            frame = modbus.encode_exception(request, 6)
-        begins_s = max(now_s + len(modbus.add_crc(b"123456")) * BYTE_S + delay_s, self._free_s[request.unit] + 0.005)
-        data = self._spoil(request, frame, faults)
+            frame = meter.refusal(request)
+        begins_s = max(sent_s + delay_s, self._free_s[meter] + 0.005)
+        data = self._spoil(meter, request, frame, faults)
         if "stall within" in faults:
             self._port.arrive(begins_s, data[:4])
             begins_s += self._dice.uniform(0.01, 0.09)
             data = data[4:]
         begins_s += len(data) * BYTE_S
         self._port.arrive(begins_s, data)
-        self._free_s[request.unit] = begins_s
+        self._free_s[meter] = begins_s
 
-    def _lateness_s(self, unit, faults):
+    def _lateness_s(self, meter, faults):
         if not self.faulty:
             self._constant.clear()
             return 0
-        if unit not in self._constant and self._dice.random() < CONSTANTLY_LATE_RATE:
-            self._constant[unit] = [self._dice.uniform(*LATENESS_S), self._dice.randrange(2, 40)]
-        if unit in self._constant:
-            self.tally["late constantly"] += 1
-            lateness_s, requests = self._constant[unit]
-            self._constant[unit] = [lateness_s, requests - 1]
+        if meter not in self._constant and self._dice.random() < CONSTANTLY_LATE_RATE:
+            self._constant[meter] = [self._dice.uniform(*LATENESS_S), self._dice.randrange(2, 40)]
+        if meter in self._constant:
+            self._count(meter, "late constantly")
+            lateness_s, requests = self._constant[meter]
+            self._constant[meter] = [lateness_s, requests - 1]
             if requests == 1:
-                del self._constant[unit]
+                del self._constant[meter]
             return lateness_s
         return self._dice.uniform(*LATENESS_S) if "late" in faults else 0
 
-    def _spoil(self, request, frame, faults):
+    def _spoil(self, meter, request, frame, faults):
         dice, data = self._dice, bytearray(frame)
-        if "flip" in faults:  # up to three bits: the CRC tells them all in frames of this length
+        if "flip" in faults:  # up to three bits: a CRC tells them all in frames of this length, an eight-bit sum one
             for bit in dice.sample(range(8 * len(data)), dice.randrange(1, 4)):
                 data[bit // 8] ^= 1 << bit % 8
         if "burst" in faults:  # up to sixteen bits in a row: likewise
-            start = dice.randrange(len(data) - 1)
-            data[start] ^= dice.randrange(1, 256)
-            data[start + 1] ^= dice.randrange(256)
-        if "truncate" in faults:
+            start = dice.randrange(max(1, len(data) - 1))
+            for at in range(start, min(start + 2, len(data))):
+                data[at] ^= dice.randrange(1, 256)
+        if "long burst" in faults:
+            length = dice.randrange(2, 9)
+            start = dice.randrange(max(1, len(data) - length))
+            data[start : start + length] = dice.randbytes(min(length, len(data) - start))
+        if "digits" in faults and len(data) > 12:  # the hardest to see: digits for digits somewhere in the content
+            start = dice.randrange(8, len(data) - 4)
+            for at in range(start, start + dice.randrange(2, 5)):
+                data[at] = dice.randrange(10) << 4 | dice.randrange(10)
+        if "unseen flips" in faults:
+            self._flip_unseen(data)
+        if faults & DAMAGES and data != frame and meter.has_short_checksum and any(meter.find_frames(data)):
+            self._count(meter, "damage with a right checksum")
+        if "truncate" in faults and len(data) > 1:
             del data[dice.randrange(1, len(data)) :]
         if "behead" in faults:
             del data[: dice.randrange(1, 4)]
         if "foreign" in faults:
-            other = modbus.ReadRequest(unit=request.unit + 100, function=3, address=0, count=request.count)
-            data[:0] = modbus.encode_response(other, [1] * request.count)
+            data[:0] = meter.foreign(request)
         if "noise before" in faults:
             data[:0] = dice.randbytes(dice.randrange(1, 6))
         if "noise after" in faults:
             data += dice.randbytes(dice.randrange(1, 6))
         return bytes(data) * (2 if "twice" in faults else 1)
+
+    def _flip_unseen(self, data):
+        """Flip two bits that an eight-bit sum cannot see: the same bit, once up and once down."""
+        for _ in range(20):
+            bit = 1 << self._dice.randrange(8)
+            first, second = self._dice.choices(range(len(data)), k=2)
+            if (data[first] ^ data[second]) & bit:
+                data[first] ^= bit
+                data[second] ^= bit
+                return

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from partners.episodes import episode_id, step
+from partners.memories import absence, learned, reply
 from readings import shows
 
 from gateway.store import Store
@@ -15,10 +16,16 @@ def steps(count):
     """What is done to the store, one transaction each."""
     for number in range(1, count + 1):
         readings = [shows(f"m-{meter:03}", number, number) for meter in range(10)]
-        yield lambda store, readings=readings, number=number: store.commit(readings, [step(number)])
+        states = [learned(f"m-{number % 10:03}", bytes([number]) * 2000)]
+        yield lambda store, readings=readings, number=number, states=states: store.commit(
+            readings, [step(number)], states
+        )
         if number % 3 == 0:
             up_to = {Stream.TELEMETRY: number - 2, Stream.ALERT: number - 1}
             yield lambda store, up_to=up_to, number=number: store.acknowledge(up_to, wall_ms=number)
+        if number % 7 == 0:
+            yield lambda store, number=number: store.put_absence(absence(number))
+            yield lambda store, number=number: store.remember_command(reply(number), body=b"{}", wall_ms=number)
         if number % 10 == 0:
             cleared = step(number - 5, AlertState.CLEARED)
             yield lambda store, cleared=cleared: store.commit([], [cleared])

@@ -110,11 +110,13 @@ def virtual_line(port, **settings):
     return Line(settings, opener=port.open, monotonic=port.clock.monotonic, pause=port.clock.pause)
 
 
-class _NeverRead(dict):
+class NeverRead(dict):
+    """What minimalmodbus remembers of earlier reads: nothing."""
+
     def get(self, *_):
         return float("-inf")
 
 
 def skip_real_pauses(monkeypatch):
     """Keep minimalmodbus from pausing in real time between frames; the line keeps its own silence in virtual time."""
-    monkeypatch.setattr(minimalmodbus, "_latest_read_times", _NeverRead())
+    monkeypatch.setattr(minimalmodbus, "_latest_read_times", NeverRead())

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols import cjt188
+from protocols.answer import BUFFER_BYTES_MAX
 from protocols.cjt188 import BROADCAST, AnswerReader, Frame, Request, RequestReader
 from protocols.errors import Garbled, NoResponse, UsageError, WrongAnswer
 
@@ -256,7 +257,7 @@ class TestDamage:
 
 class TestHostileInput:
     def test_as_many_bytes_as_are_allowed_and_one_more(self):
-        limit = cjt188.BUFFER_BYTES_MAX
+        limit = BUFFER_BYTES_MAX
         for noise in (b"\xfe", b"\x68", b"\x16", ANSWERED[:11]):
             babble = noise * limit
             assert whole_and_bytewise(request(), babble[: limit - len(ANSWERED)] + ANSWERED) in (ANSWERED, WrongAnswer)
@@ -266,7 +267,7 @@ class TestHostileInput:
                 reader.feed(b"\0")
 
     def test_an_answer_beyond_the_limit_is_not_looked_for(self):
-        babble = bytes(cjt188.BUFFER_BYTES_MAX) + ANSWERED
+        babble = bytes(BUFFER_BYTES_MAX) + ANSWERED
         assert whole_and_bytewise(request(), babble) is Garbled
 
     def test_a_length_that_never_comes_does_not_hide_the_answer(self):

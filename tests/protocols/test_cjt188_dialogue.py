@@ -294,9 +294,107 @@ class TestValve:
         assert len(asked) >= 3
         assert set(asked) == {cjt188.READ_DATA, cjt188.READ_ADDRESS}
 
-    def test_no_built_in_profile_moves_a_valve(self):
-        specs = [profile.load(name).spec for name in profile.built_in_names()]
-        assert not any(spec.valve for spec in specs if isinstance(spec, Cjt188Spec))
+    def test_only_profiles_that_are_called_so_move_a_valve(self):
+        """Who takes a profile for reading shall not come by a valve unawares."""
+        specs = {name: profile.load(name).spec for name in profile.built_in_names()}
+        with_valve = {name for name, spec in specs.items() if isinstance(spec, Cjt188Spec) and spec.valve}
+        assert with_valve == {"cjt188-water-valve", "cjt188-water-valve-2a"}
+        for name in with_valve:
+            assert {"valve_closed", "valve_fault"} <= specs[name].status.keys()
+
+    def test_the_order_of_its_identifier_is_the_one_that_was_understood_unless_the_profile_says_so(self):
+        """A meter of maker code 7833 is read with 1F 90 and opened with A0 17 (csdn.net 46824903 and 47306719)."""
+        for di_order, valve_order, wire in (
+            (DiOrder.HIGH_FIRST, None, "A0 17"),
+            (DiOrder.LOW_FIRST, None, "17 A0"),
+            (DiOrder.LOW_FIRST, "A017", "A0 17"),
+            (DiOrder.PROBE, None, "17 A0"),  # the meter below understands no other
+            (DiOrder.PROBE, "A017", "A0 17"),
+        ):
+            spec = Cjt188Spec(di_order=di_order, valve=Valve(open=0x55, close=0x99, di_order=valve_order))
+            station = Station(METER)
+            if di_order is DiOrder.PROBE:
+                only_low = Cjt188Spec(di_order=DiOrder.LOW_FIRST)
+                drive(cjt188_dialogue.dialogue(spec, station), meter(only_low, totals_ml={CURRENT: 1}))
+            request = cjt188_dialogue.valve_request(spec, station, is_open=False)
+            assert request.frame.identifier == bytes.fromhex(wire), (di_order, valve_order)
+            assert cjt188_dialogue.valve_asked(spec, request.frame) is False
+
+    @pytest.mark.parametrize(
+        ("status", "bits", "position"),
+        [
+            ("00 00", {"valve_closed": "ST0.0", "valve_fault": "ST0.1"}, "open"),
+            ("01 FF", {"valve_closed": "ST0.0", "valve_fault": "ST0.1"}, "closed"),  # captured: V10
+            ("02 FF", {"valve_closed": "ST0.0", "valve_fault": "ST0.1"}, "fault"),
+            ("03 FF", {"valve_closed": "ST0.0", "valve_fault": "ST0.1"}, "fault"),
+            ("40 00", {"valve_closed": "ST0.6"}, "closed"),
+            ("FF FF", {"valve_closed": "ST0.0", "valve_fault": "ST0.1"}, "unknown"),  # left empty
+            ("99 99", {"valve_closed": "ST0.0"}, "unknown"),
+            ("01 00", {}, "unknown"),
+            ("01 00", {"battery_low": "ST0.0"}, "unknown"),
+            ("02 00", {"valve_fault": "ST0.1"}, "fault"),
+            ("00 00", {"valve_fault": "ST0.1"}, "unknown"),  # no fault, but closed or open?
+        ],
+    )
+    def test_where_it_is(self, status, bits, position):
+        assert cjt188_dialogue.valve_position(Cjt188Spec(status=bits), bytes.fromhex(status)) == position
+        assert cjt188_dialogue.valve_position(Cjt188Spec(status=bits), None) == "unknown"
+
+    @pytest.mark.parametrize("flags", [(), ("valve_closed",), ("valve_fault",), ("battery_low",)])
+    def test_the_status_of_a_simulated_meter_means_its_flags(self, flags):
+        spec = Cjt188Spec(status={"valve_closed": "ST0.6", "valve_fault": "ST1.7"})
+        status = cjt188_data.status_of(spec, flags)
+        found = cjt188_data.decode(spec, cjt188_data.STATUS_LAYOUT, status).flags
+        assert found == tuple(flag for flag in flags if flag in spec.status)
+
+    def test_a_request_says_what_it_asks_of_the_valve(self):
+        def asked(spec=self.spec, **changes):
+            fields = {"meter_type": 0x10, "address": METER, "control": 0x04, "data": bytes.fromhex("A0 17 07 55")}
+            return cjt188_dialogue.valve_asked(spec, Frame(**fields | changes))
+
+        assert asked() is True
+        assert asked(data=bytes.fromhex("A0 17 07 99")) is False
+        for changes in (
+            {"spec": HIGH},  # names no valve
+            {"control": 0x2A},
+            {"control": 0x84},
+            {"data": bytes.fromhex("17 A0 07 55")},
+            {"data": bytes.fromhex("A0 18 07 55")},
+            {"data": bytes.fromhex("A0 17 07 00")},  # 00, 66 and 77 mean one thing here and another there
+            {"data": bytes.fromhex("A0 17 07 66")},
+            {"data": bytes.fromhex("A0 17 07 77")},
+            {"data": bytes.fromhex("A0 17 07")},
+            {"data": bytes.fromhex("A0 17 07 55 55")},
+        ):
+            assert asked(**changes) is None, changes
+
+    def test_a_refusal_is_an_error_and_never_a_status(self):
+        request = cjt188_dialogue.valve_request(self.spec, Station(METER), is_open=False)
+        refused = cjt188.refusal(request.frame, b"\1\0", address=METER, meter_type=0x10).encode()
+        with pytest.raises(MeterRefused):
+            cjt188_dialogue.valve_answer(request.reader().feed(refused))
+
+    def test_frames_of_a_profile_prove_its_commands(self):
+        """A command that the profile does not name, an answer that does not fit, no reading beside it."""
+        spec = profile.load("cjt188-water-valve-2a").spec
+        case = profile.load("cjt188-water-valve-2a").cases[0]
+        reading, valve = [(bytes.fromhex(one.request), bytes.fromhex(one.response)) for one in case.exchange]
+        assert cjt188_dialogue.decode_case(spec, [valve, reading]).volume_ml == case.volume_ml
+        with pytest.raises(MeterFault, match="no reading"):
+            cjt188_dialogue.decode_case(spec, [valve])
+        with pytest.raises(ProfileError, match="no request for the current reading"):
+            cjt188_dialogue.decode_case(profile.load("cjt188-water-valve").spec, [reading, valve])
+        with pytest.raises(WrongAnswer):
+            cjt188_dialogue.decode_case(spec, [reading, (valve[0], reading[1])])
+
+    def test_a_simulated_meter_obeys_in_its_own_name_alone(self):
+        def told(address):
+            frame = Frame(meter_type=0x10, address=address, control=0x04, data=bytes.fromhex("A0 17 07 99"))
+            sent = cjt188_dialogue.respond(self.spec, frame, address=METER, totals_ml={}, status=b"\1\xff")
+            return cjt188.parse_frame(sent, 4)
+
+        assert (told(METER).control, told(METER).content) == (0x84, b"\1\xff")
+        assert told(BROADCAST).is_abnormal
 
 
 class TestMeterSide:
@@ -369,13 +467,14 @@ class TestProfiles:
     def test_no_single_bit_of_its_frames_can_change_a_value(self, name):
         loaded = profile.load(name)
         for case in loaded.cases:
-            for exchange in case.exchange:
-                request, answer = bytes.fromhex(exchange.request), bytes.fromhex(exchange.response)
+            frames = [(bytes.fromhex(one.request), bytes.fromhex(one.response)) for one in case.exchange]
+            for place, (request, answer) in enumerate(frames):
                 for bit in range(8 * len(answer)):
                     damaged = bytearray(answer)
                     damaged[bit // 8] ^= 1 << bit % 8
+                    heard = [*frames[:place], (request, bytes(damaged)), *frames[place + 1 :]]
                     try:
-                        measurement = cjt188_dialogue.decode_case(loaded.spec, [(request, bytes(damaged))])
+                        measurement = cjt188_dialogue.decode_case(loaded.spec, heard)
                     except (Garbled, WrongAnswer):
                         continue
                     assert measurement.volume_ml == case.volume_ml, f"bit {bit}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from protocols import cjt188, cjt188_data, cjt188_dialogue
+from protocols import cjt188, cjt188_data, cjt188_dialogue, profile
 from protocols.cjt188 import Request, RequestReader
 from protocols.cjt188_data import Cjt188Spec
 from protocols.errors import Garbled, NoResponse, WrongAnswer
@@ -177,3 +177,34 @@ def test_captured_questions_and_answers_belong_together():
     for asked, answered, volume in (("A03", "A04", 2_000_000), ("A07", "A05", 123_000_000), ("A14", "A13", 0)):
         measurement = cjt188_dialogue.decode_case(SPEC, [(hexes[asked], hexes[answered])])
         assert measurement.volume_ml == volume
+
+
+VALVE_REQUESTS = [vector for vector in VALID if vector["kind"].startswith("request_valve")]
+
+
+@pytest.mark.parametrize("vector", VALVE_REQUESTS, ids=by_id)
+def test_a_valve_command_of_others_is_the_one_that_we_would_send_or_none(vector):
+    """55 and 99 byte by byte, whatever control code and order; 00, 66 and 77 cannot be said at all."""
+    ((_, frame),) = cjt188.find_frames(data_of(vector))
+    orders = {b"\xa0\x17": "A017", b"\x17\xa0": "17A0"}
+    valve = cjt188_data.Valve(open=0x55, close=0x99, control=frame.control, di_order=orders[frame.identifier])
+    spec = Cjt188Spec(valve=valve, meter_type=frame.meter_type)
+    asked = cjt188_dialogue.valve_asked(spec, frame)
+    if vector["expect"]["op"] not in ("55", "99"):
+        assert asked is None
+        return
+    assert asked == (vector["expect"]["op"] == "55")
+    station = cjt188_dialogue.Station(frame.address)
+    while station.next_serial() != (frame.serial - 1) % 256:
+        pass
+    assert cjt188_dialogue.valve_request(spec, station, is_open=asked).frame.encode() == frame.encode()
+
+
+def test_valve_commands_of_others_are_all_there_and_one_is_answered():
+    assert sorted(vector["expect"]["op"] for vector in VALVE_REQUESTS) == ["00", *["55"] * 4, "66", "77", *["99"] * 3]
+    close, answer = (next(vector for vector in VALID if vector["id"] == name) for name in ("V08", "V10"))
+    ((_, asked),) = cjt188.find_frames(data_of(close))
+    found = heard(request_for(cjt188.parse_frame(data_of(answer), 3)), data_of(answer), bytewise=True)
+    assert cjt188.parse_frame(found).serial == asked.serial
+    spec = profile.load("cjt188-water-valve-2a").spec
+    assert cjt188_dialogue.valve_position(spec, cjt188_dialogue.valve_answer(found)) == "closed"

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import typing
 from pathlib import Path
 
 import jsonschema
@@ -13,19 +14,31 @@ from hypothesis import strategies as st
 
 from protocols import contract
 from protocols.contract import (
+    AbsenceCommand,
+    AbsenceNotice,
     Ack,
+    AcknowledgeCommand,
     Alert,
     AlertBody,
     AlertState,
+    Daily,
     Dropped,
+    Ending,
     Kind,
     Leaf,
     Level,
     NotUnderstood,
+    PresentCommand,
+    ReadNowCommand,
+    Refusal,
+    Reply,
+    ResolveCommand,
+    Result,
     State,
     Stream,
     Telemetry,
     TelemetryReading,
+    Transition,
 )
 from protocols.errors import ContractError
 
@@ -87,8 +100,18 @@ alerts = st.builds(
         at=instants,
         historical=st.booleans(),
         evidence=st.dictionaries(texts, st.none() | st.booleans() | counts | texts, max_size=4),
+        transition=st.none() | st.sampled_from(Transition),
+        text=st.none() | st.fixed_dictionaries({"zh": texts, "en": texts}),
     ),
     **envelope,
+)
+times_of_day = st.integers(0, 1439).map(lambda minute: f"{minute // 60:02}:{minute % 60:02}")
+dailies = st.lists(times_of_day, min_size=2, max_size=2, unique=True).map(
+    lambda pair: Daily(start=pair[0], end=pair[1])
+)
+absence = {"meter": names, "start": instants, "until": instants, "daily": st.none() | dailies}
+absences = st.builds(AbsenceNotice, **absence) | st.builds(
+    AbsenceNotice, ended_at=instants, ended_by=st.sampled_from(Ending), **absence
 )
 states = st.builds(
     State,
@@ -101,6 +124,33 @@ states = st.builds(
     reason=st.none() | texts,
     oldest_alert=st.none() | seqs,
     oldest_telemetry=st.none() | seqs,
+    absences=st.lists(absences, max_size=3).map(tuple),
+)
+command = {"schema": st.just(contract.COMMAND_SCHEMA), "id": epochs, "deadline": instants}
+roles = st.from_regex(r"\A[a-z][a-z0-9-]{0,62}\Z")
+spans = st.tuples(st.none() | st.integers(0, 4_000_000_000_000), st.integers(1, 10**9)).map(
+    lambda span: (
+        None if span[0] is None else contract.instant(span[0]),
+        contract.instant((span[0] or 0) + span[1]),
+    )
+)
+commands = (
+    st.builds(
+        lambda span, **fields: AbsenceCommand(start=span[0], until=span[1], **fields),
+        spans,
+        meter=names,
+        declared_by=roles,
+        daily=st.none() | dailies,
+        **command,
+    )
+    | st.builds(PresentCommand, meter=names, **command)
+    | st.builds(AcknowledgeCommand, alert=epochs, **command)
+    | st.builds(ResolveCommand, alert=epochs, result=st.sampled_from(Result), why=st.just("a reason"), **command)
+    | st.builds(ReadNowCommand, meter=names, **command)
+)
+reply = {"schema": st.just(contract.REPLY_SCHEMA), "id": epochs, "at": instants}
+replies = st.builds(Reply, done=st.just(True), reason=st.none(), reading=st.none() | present, **reply) | st.builds(
+    Reply, done=st.just(False), reason=texts, text=st.none() | st.fixed_dictionaries({"zh": texts}), **reply
 )
 acks = st.builds(
     Ack,
@@ -112,8 +162,10 @@ acks = st.builds(
         st.builds(NotUnderstood, stream=st.sampled_from(Stream), seq=seqs, reason=texts), max_size=3
     ).map(tuple),
 )
-messages = telemetry | alerts | states | acks
-LEAF_OF_MESSAGE = {message: leaf for leaf, message in contract.MESSAGE_OF_LEAF.items()}
+messages = telemetry | alerts | states | acks | commands | replies
+LEAF_OF_MESSAGE = {
+    message: leaf for leaf, union in contract.MESSAGE_OF_LEAF.items() for message in typing.get_args(union) or (union,)
+}
 
 
 def _validator(leaf):
@@ -200,6 +252,117 @@ def test_what_is_not_quite_a_message_is_refused_and_told_where(change, says):
     with pytest.raises(ContractError, match=says):
         contract.decode(Leaf.TELEMETRY, json.dumps(TELEMETRY | change).encode())
     contract.decode(Leaf.TELEMETRY, json.dumps(TELEMETRY).encode())
+
+
+COMMAND = {"schema": "shuiwang/command/1", "id": EPOCH, "deadline": "2026-11-21T20:39:00.000Z"}
+ABSENCE = COMMAND | {"do": "absence", "meter": "m-1", "until": "2026-12-01T00:00:00.000Z", "declared_by": "technician"}
+RESOLVE = COMMAND | {"do": "resolve", "alert": EPOCH, "result": "fine"}
+NOT_QUITE_COMMANDS = [
+    (ABSENCE | {"do": "absense"}, r"'absense' - at `\$.do`"),
+    (COMMAND | {"meter": "m-1"}, "missing required field `do`"),
+    (COMMAND | {"do": "present"}, "missing required field `meter`"),
+    (ABSENCE | {"id": "1"}, r"\$.id"),
+    (ABSENCE | {"id": EPOCH + "\n"}, r"\$.id"),
+    (ABSENCE | {"deadline": "tomorrow"}, r"\$.deadline"),
+    (ABSENCE | {"deadline": "2026-02-30T00:00:00.000Z"}, "day"),
+    (ABSENCE | {"until": "2026-13-01T00:00:00.000Z"}, "month"),
+    ({key: value for key, value in ABSENCE.items() if key != "until"}, "missing required field `until`"),
+    (ABSENCE | {"from": ABSENCE["until"]}, "`until` must be later than `from`"),
+    (ABSENCE | {"from": "2026-12-02T00:00:00.000Z"}, "`until` must be later than `from`"),
+    (ABSENCE | {"declared_by": "Wang Li"}, r"\$.declared_by"),
+    (ABSENCE | {"declared_by": "王丽"}, r"\$.declared_by"),
+    (ABSENCE | {"daily": {"from": "22:00"}}, "missing required field `to`"),
+    (ABSENCE | {"daily": {"from": "22:00", "to": "24:00"}}, r"\$.daily.to"),
+    (ABSENCE | {"daily": {"from": "22:00", "to": "6:00"}}, r"\$.daily.to"),
+    (ABSENCE | {"daily": {"from": "22:00", "to": "22:00"}}, "the same time"),
+    (RESOLVE | {"result": "well"}, r"'well' - at `\$.result`"),
+    (RESOLVE | {"result": "false"}, "`why` must say"),
+    (RESOLVE | {"result": "false", "why": " "}, "`why` must say"),
+    (RESOLVE | {"why": "x" * 501}, r"\$.why"),
+]
+IN_CODE_ALONE = ("day", "month", "later than", "the same time")  # what a JSON Schema cannot say
+
+
+@pytest.mark.parametrize(("payload", "says"), NOT_QUITE_COMMANDS)
+def test_what_is_not_quite_a_command_is_refused_and_told_where(payload, says):
+    with pytest.raises(ContractError, match=says):
+        contract.decode(Leaf.COMMAND, json.dumps(payload).encode())
+    if not any(words in says for words in IN_CODE_ALONE):
+        assert not VALIDATORS[Leaf.COMMAND].is_valid(payload)
+    for sound in (ABSENCE, RESOLVE | {"why": "x" * 500}):
+        contract.decode(Leaf.COMMAND, json.dumps(sound).encode())
+        VALIDATORS[Leaf.COMMAND].validate(sound)
+
+
+@given(commands)
+def test_the_id_of_a_command_is_readable_without_the_rest(message):
+    payload = contract.encode(message)
+    assert contract.decode_command_id(payload) == message.id
+    assert contract.decode_command_id(payload.replace(b'"do"', b'"does"')) == message.id
+
+
+@pytest.mark.parametrize("payload", [b"", b"{}", b'{"id":5}', b'{"id":"short"}', b"\xff", b"[" * 100_000])
+def test_where_there_is_no_id_nobody_can_be_answered(payload):
+    assert contract.decode_command_id(payload) is None
+
+
+@pytest.mark.parametrize(("done", "reason"), [(True, "late"), (False, None)])
+def test_a_reply_has_a_reason_exactly_when_nothing_was_done(done, reason):
+    payload = {"schema": "shuiwang/reply/1", "id": EPOCH, "at": TELEMETRY["sent_at"], "done": done}
+    payload |= {"reason": reason} if reason else {}
+    with pytest.raises(ContractError, match="`reason` must be present exactly when"):
+        contract.decode(Leaf.REPLY, json.dumps(payload).encode())
+    assert not VALIDATORS[Leaf.REPLY].is_valid(payload)
+
+
+def test_an_absence_that_ended_says_when_and_by_what():
+    notice = {"meter": "m-1", "from": TELEMETRY["sent_at"], "until": TELEMETRY["sent_at"]}
+    state = {"schema": "shuiwang/state/1", "online": True, "absences": [notice | {"ended_by": "use"}]}
+    with pytest.raises(ContractError, match="must be present together"):
+        contract.decode(Leaf.STATE, json.dumps(state).encode())
+    assert not VALIDATORS[Leaf.STATE].is_valid(state)
+    assert VALIDATORS[Leaf.STATE].is_valid(state | {"absences": [notice]})
+
+
+def test_what_was_said_before_commands_existed_is_understood():
+    """Additions within version 1: both ends meet older ones."""
+    old_alert = {
+        "id": EPOCH,
+        "meter": "m-1",
+        "kind": "low_usage",
+        "state": "open",
+        "level": "yellow",
+        "since": TELEMETRY["sent_at"],
+        "at": TELEMETRY["sent_at"],
+        "historical": False,
+        "evidence": {},
+    }
+    envelope = {key: TELEMETRY[key] for key in ("gateway", "epoch", "seq", "sent_at")}
+    alert = contract.decode(
+        Leaf.ALERT, json.dumps(envelope | {"schema": "shuiwang/alert/1", "alert": old_alert}).encode()
+    )
+    assert (alert.alert.transition, alert.alert.text) == (None, None)
+    assert json.loads(contract.encode(alert))["alert"] == old_alert, "and an old end gets what it knows"
+    state = contract.decode(Leaf.STATE, b'{"schema":"shuiwang/state/1","online":true}')
+    assert state.absences == ()
+
+
+def test_a_birth_that_names_everybody_fits_the_limit():
+    notice = AbsenceNotice(
+        meter="m" * 63,
+        start="2026-11-21T20:39:00.000Z",
+        until="2026-11-21T20:39:00.000Z",
+        daily=Daily(start="22:00", end="06:00"),
+        ended_at="2026-11-21T20:39:00.000Z",
+        ended_by=Ending.REPLACED,
+    )
+    state = State(schema=contract.STATE_SCHEMA, online=True, absences=(notice,) * contract.ABSENCES_MAX)
+    payload = contract.encode(state)
+    assert contract.decode(Leaf.STATE, payload) == state
+    with pytest.raises(ContractError, match=r"\$.absences"):
+        contract.decode(
+            Leaf.STATE, payload.replace(b'"absences":[', b'"absences":[' + msgspec.json.encode(notice) + b",")
+        )
 
 
 @pytest.mark.parametrize("payload", [b"", b"[" * 100_000, b'{"alert":' * 100_000, b"\xff\xfe", b'"\\ud800"', b"1e999"])
@@ -313,6 +476,7 @@ EXAMPLES = re.findall(r"<!-- example: (\w+) -->\n```json\n(.*?)```", DOCUMENT, r
 
 def test_every_json_block_of_the_reference_is_an_example_and_every_leaf_has_one():
     assert DOCUMENT.count("```json") == len(EXAMPLES)
+    assert f"{contract.WHY_CHARACTERS_MAX} characters" in DOCUMENT
     assert {leaf for leaf, _ in EXAMPLES} == set(Leaf)
 
 
@@ -326,7 +490,8 @@ def test_the_examples_of_the_reference_are_valid_and_use_known_keys_only(leaf, e
 def test_the_reference_states_the_limits_and_words_of_the_code():
     for number in (contract.PAYLOAD_BYTES_MAX, contract.READINGS_PER_MESSAGE_MAX, contract.INTEGER_MAX):
         assert f"{number:,}" in DOCUMENT
-    for word in (*Leaf, *Kind, *Level, *AlertState, *Stream):
+    asked = [command.__struct_config__.tag for command in typing.get_args(contract.Command)]
+    for word in (*Leaf, *Kind, *Level, *AlertState, *Stream, *Transition, *Result, *Ending, *Refusal, *asked):
         assert f"`{word}`" in DOCUMENT, word
 
 

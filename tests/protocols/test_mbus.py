@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocols import mbus
+from protocols.answer import BUFFER_BYTES_MAX
 from protocols.errors import Garbled, NoResponse, UsageError, WrongAnswer
 from protocols.mbus import Frame, Identity, Request, RequestReader
 
@@ -259,12 +260,12 @@ class TestSelected:
 class TestLimits:
     def test_a_babbling_device(self):
         reader = ASK.reader()
-        assert reader.feed(bytes(mbus.BUFFER_BYTES_MAX)) is None
+        assert reader.feed(bytes(BUFFER_BYTES_MAX)) is None
         with pytest.raises(Garbled, match="babbles"):
             reader.feed(b"\0")
 
     def test_an_answer_in_the_last_bytes_that_fit(self):
-        noise = bytes(mbus.BUFFER_BYTES_MAX - len(ANSWER))
+        noise = bytes(BUFFER_BYTES_MAX - len(ANSWER))
         assert hear(ASK, noise + ANSWER) == ANSWER
 
     @given(st.binary(max_size=400), st.sampled_from([ASK, ASK_SELECTED, RESET, SELECT]))
