@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from agent.alerts import Step
+from agent.detection.limit import EARLY_MIN
 from agent.detection.watch import Watch
 from protocols.contract import Level, Transition, instant
 from protocols.reading import Reading
@@ -53,7 +54,7 @@ def _silence(watch: Watch, dates: Dates) -> dict[str, Any]:
     silent_since_ms = dates.time_ms - limit.silent_min * MINUTE_MS
     silence: dict[str, Any] = {
         "silent_since": dates.of(silent_since_ms),
-        "silent_h": limit.silent_min // 60,
+        "silent_h": (limit.silent_min + EARLY_MIN) // 60,  # a reading counts for its hour though it came a little early
         "limit_h": limit.limit_h,
         "limit_learned": limit.learned,
     }

@@ -29,6 +29,7 @@ GROUND, PAPER = "#10151c", "#1c2530"
 COLOURS = {
     "bright_cyan": "#4cc2ff",
     "yellow": "#ffc34d",
+    "magenta": "#c58af9",
     "bright_red": "#ff6b6b",
     "bright_black": "#7d8b99",
     "green": "#7ddc8b",
@@ -55,7 +56,7 @@ def main() -> int:
     """Play, and write the picture that was taken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--moment", choices=["away", "delivered", "end"], default="delivered")
+    parser.add_argument("--moment", choices=["away", "delivered", "red", "end"], default="red")
     arguments = parser.parse_args()
     taken: list[View] = []
 
@@ -78,6 +79,8 @@ def is_moment(view: View, moment: str) -> bool:
         return act is Act.RAISED_WHILE_AWAY
     if moment == "delivered":  # the alert has overtaken the readings
         return act is Act.DRAINING and alert_of(view).confirmed_ms is not None and view.waiting > 15
+    if moment == "red":  # the silence is red, and nobody is at the door yet
+        return act is Act.RED
     return act is Act.CLEARED
 
 

@@ -34,12 +34,24 @@ RULES: Final[dict[str, dict[str, Any]]] = {
         },
         "else": {"properties": {"volume_ml": {"type": "integer"}, "reason": {"type": "null"}}},
     },
+    "Reply": {
+        "if": {"properties": {"done": {"const": True}}},
+        "then": {"properties": {"reason": {"type": "null"}}},
+        "else": {"required": ["reason"], "properties": {"reason": {"type": "string"}}},
+    },
+    "ResolveCommand": {
+        "if": {"properties": {"result": {"const": "false"}}},
+        "then": {"required": ["why"], "properties": {"why": {"type": "string", "pattern": r"\S"}}},
+    },
+    "AbsenceNotice": {"dependentRequired": {"ended_at": ["ended_by"], "ended_by": ["ended_at"]}},
 }
 SUMMARY: Final = {
     Leaf.STATE: ("receive", "A gateway has come or gone. Retained; also the gateway's will."),
     Leaf.TELEMETRY: ("receive", "Readings of one poll cycle, or a tombstone in their place."),
     Leaf.ALERT: ("receive", "One step of one alert episode."),
     Leaf.ACK: ("send", "What the county has stored. Published only after it is on the disk."),
+    Leaf.COMMAND: ("send", "What the county asks of a gateway; repeated with the same id until a reply comes."),
+    Leaf.REPLY: ("receive", "What became of a command."),
 }
 
 
@@ -53,12 +65,13 @@ def generate() -> dict[Path, str]:
 
 def json_schema(leaf: Leaf) -> dict[str, Any]:
     """Return the JSON Schema of one kind of message, complete in itself."""
-    message = contract.MESSAGE_OF_LEAF[leaf]
-    _, definitions = msgspec.json.schema_components([message], ref_template="#/$defs/{name}")
+    (message,), definitions = msgspec.json.schema_components(
+        [contract.MESSAGE_OF_LEAF[leaf]], ref_template="#/$defs/{name}"
+    )
     return {
         "$schema": DIALECT,
         "title": f"shuiwang {leaf}, version 1",
-        "$ref": f"#/$defs/{message.__name__}",
+        **message,
         "$defs": _tidy(definitions),
     }
 
@@ -66,9 +79,9 @@ def json_schema(leaf: Leaf) -> dict[str, Any]:
 def asyncapi() -> dict[str, Any]:
     """Return the AsyncAPI document, seen from the county."""
     messages = list(contract.MESSAGE_OF_LEAF.values())
-    _, definitions = msgspec.json.schema_components(messages, ref_template="#/components/schemas/{name}")
+    payloads, definitions = msgspec.json.schema_components(messages, ref_template="#/components/schemas/{name}")
     channels, operations, components = {}, {}, {}
-    for leaf, message in contract.MESSAGE_OF_LEAF.items():
+    for leaf, payload in zip(contract.MESSAGE_OF_LEAF, payloads, strict=True):
         action, summary = SUMMARY[leaf]
         channels[leaf.value] = {
             "address": contract.topic("{county}", "{gateway}", leaf),
@@ -86,9 +99,9 @@ def asyncapi() -> dict[str, Any]:
             "bindings": {"mqtt": {"qos": 1, "retain": leaf is Leaf.STATE}},
         }
         components[leaf.value] = {
-            "name": message.__name__,
+            "name": leaf.value.title(),
             "contentType": "application/json",
-            "payload": {"$ref": f"#/components/schemas/{message.__name__}"},
+            "payload": payload,
         }
     return {
         "asyncapi": "3.0.0",

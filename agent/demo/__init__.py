@@ -17,7 +17,7 @@ from agent.demo.play import DemoFailed, Interrupted, Play
 from agent.demo.stage import LiveStage, LogStage, Stage, fits, print_summary
 from agent.exit_codes import ExitCode
 
-# A play lasts about 65 s; one that waits unluckily long before it calls again, 90 s. Beyond this something hangs.
+# A play lasts about 80 s; one that waits unluckily long before it calls again, 100 s. Beyond this something hangs.
 DEADLINE_S: Final = 150.0
 
 __all__ = ["run_demo"]

@@ -2,19 +2,24 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Final
 
 from rich.text import Text
 
 from agent.demo import scene
 from agent.demo.observer import Link, View
+from agent.demo.story import Stretch
+from protocols.contract import Level
 from protocols.reading import Reading
 
-WIDTH: Final = 36  # hours; the play lasts 34, and later ones push the first out
+WIDTH: Final = 36  # hours; the play lasts 31, and later ones push the first out
 BARS: Final = "▁▂▃▄▅▆▇█"
 FULL_ML: Final = 64_000  # the hour that fills its cell
 NO_WATER, NO_ANSWER, IN_ALERT, NET_UP, NET_AWAY = "·", "×", "!", "━", "╳"
-AT_COUNTY, AT_GATEWAY, BAD, DIM, GOOD = "bright_cyan", "yellow", "bright_red", "bright_black", "green"
+AT_COUNTY, AT_GATEWAY, BAD, DIM, GOOD = "bright_cyan", "magenta", "bright_red", "bright_black", "green"
+NO_VALUE: Final = "yellow"
+LEVEL_STYLES: Final = {Level.YELLOW: "yellow", Level.RED: BAD}
 
 
 def first_hour(now_ms: int) -> int:
@@ -47,8 +52,8 @@ class Rows:
         for reading in view.taken:
             self._of[reading.meter].append(reading)
 
-    def home(self, meter: str, *, alert: tuple[int, int] | None) -> Text:
-        """Return the line of one home; `alert` is the stretch of time for which its alert is open."""
+    def home(self, meter: str, *, alerts: Sequence[Stretch]) -> Text:
+        """Return the line of one home; `alerts` are the stretches of time for which an alert of it was open."""
         used_ml: dict[int, int] = defaultdict(int)
         polled: dict[int, bool] = {}  # hour -> whether a value came
         held_back: set[int] = set()  # hours of which the county does not know everything
@@ -68,14 +73,24 @@ class Rows:
                 continue
             style = AT_GATEWAY if hour in held_back else AT_COUNTY
             if not polled[hour]:
-                line.append(NO_ANSWER, style=AT_GATEWAY if hour in held_back else BAD)
+                line.append(NO_ANSWER, style=AT_GATEWAY if hour in held_back else NO_VALUE)
             elif used_ml[hour] > 0:
                 line.append(_bar(used_ml[hour]), style=style)
-            elif alert and alert[0] < (hour + 1) * scene.HOUR_MS and hour * scene.HOUR_MS < alert[1]:
-                line.append(IN_ALERT, style=f"bold {BAD}")
+            elif level := self._level(alerts, hour):
+                line.append(IN_ALERT, style=f"bold {LEVEL_STYLES[level]}")
             else:
                 line.append(NO_WATER, style=AT_GATEWAY if hour in held_back else DIM)
         return line
+
+    def _level(self, alerts: Sequence[Stretch], hour: int) -> Level | None:
+        """Return the last level at which an alert was open within an hour."""
+        start_ms, end_ms = hour * scene.HOUR_MS, (hour + 1) * scene.HOUR_MS
+        open_then = [
+            stretch.level
+            for stretch in alerts
+            if stretch.start_ms < end_ms and start_ms < (stretch.end_ms or self._view.now_ms)
+        ]
+        return open_then[-1] if open_then else None
 
     def network(self, link: Link) -> Text:
         """Return the line of the network: up or away, hour by hour."""

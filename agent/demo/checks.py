@@ -6,14 +6,15 @@ A claim that cannot be proved fails the demo: there is no check here that a run 
 import bisect
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from agent.demo import scene
 from agent.demo.observer import Step, View
+from agent.demo.visit import RESULT
 from gateway.responder import SimulatedMeter
 from gateway.village_file import VillagePlan
-from protocols.contract import AlertState, Kind
+from protocols.contract import Kind, Level, Transition
 from protocols.reading import Reading
 
 # A value was on the meter's display before the agent dated it, by so much at most: two slow exchanges in real time, and
@@ -21,6 +22,14 @@ from protocols.reading import Reading
 EXCHANGE_MS_MAX: Final = 500 * scene.RATE
 # With fewer readings something is wrong that the other checks would not notice: half of what is planned.
 VALUES_MIN: Final = 40
+Shape = tuple[tuple[str, str | None], ...]  # of an alert: level and transition, step by step
+FALL: Final[Shape] = (
+    (Level.YELLOW, Transition.OPENED),
+    (Level.RED, Transition.ESCALATED),
+    (Level.RED, Transition.CLEARED),
+)
+YELLOW_AGAIN: Final[Shape] = ((Level.YELLOW, Transition.OPENED), (Level.YELLOW, Transition.CLEARED))
+UNWATCHED: Final[Shape] = ((Level.YELLOW, Transition.OPENED),)
 _NO_CHANCE: Final = random.Random(0)  # faults do not strike what a register shows
 
 
@@ -40,7 +49,9 @@ def check_all(view: View, plan: VillagePlan) -> list[Check]:
         _values_are_true(view, plan),
         _outage_lost_nothing(view),
         _dead_meter_is_told(view),
-        _one_alert(view),
+        _silent_home(view),
+        _visit_is_noted(view),
+        _no_other_alert(view),
     ]
 
 
@@ -82,7 +93,10 @@ def _values_are_true(view: View, plan: VillagePlan) -> Check:
 
 
 def _outage_lost_nothing(view: View) -> Check:
-    chinese, english = "断网期间的读数后来全到了", "What was read while the network was away came after"
+    chinese, english = (
+        "断网期间的读数和黄警，后来全到了",
+        "What was read and raised while the network was away came after",
+    )
     away_ms, back_ms = view.link.away_ms, view.link.back_ms
     if away_ms is None or back_ms is None:
         return Check(chinese, english, holds=False, figures="never away")
@@ -92,42 +106,77 @@ def _outage_lost_nothing(view: View) -> Check:
         for row in view.stored
         if away_ms < row.at_ms < back_ms and row.received_ms >= back_ms
     }
+    raised = [step for step in view.steps if away_ms < step.at_ms < back_ms <= step.received_ms]
     return Check(
         chinese,
         english,
-        holds=len(during) > 0 and during == late,
-        figures=f"{stamp(away_ms)} – {stamp(back_ms)}: {len(late)} of {len(during)}",
+        holds=len(during) > 0 and during == late and len(raised) > 0,
+        figures=f"{stamp(away_ms)} – {stamp(back_ms)}: {len(late)} of {len(during)}; {_story(raised) or 'no alert'}",
     )
 
 
 def _dead_meter_is_told(view: View) -> Check:
     rows = [row for row in view.stored if row.meter == scene.DEAD]
     told = [row for row in rows if row.volume_ml is None and row.reason == "no_response"]
+    steps = [step for step in view.steps if step.meter == scene.DEAD]
     return Check(
-        "坏表从不产生数值，只如实上报",
-        "The dead meter never became a number, and is reported",
-        holds=len(rows) > 0 and len(told) == len(rows),
-        figures=f"{scene.DEAD}: {len(rows) - len(told)} values, {len(told)} × no_response",
+        "坏表从不产生数值；县里知道这户没人看护",
+        "The dead meter never became a number; the county knows that nobody watches this home",
+        holds=len(rows) > 0 and len(told) == len(rows) and _shapes(steps) == [(Kind.METER_SILENT, UNWATCHED)],
+        figures=f"{scene.DEAD}: {len(rows) - len(told)} values, {len(told)} × no_response; {_story(steps)}",
     )
 
 
-def _one_alert(view: View) -> Check:
-    states = [step.state for step in view.steps]
-    one = {(step.id, step.meter, step.kind) for step in view.steps}
-    is_right = states == [AlertState.OPEN, AlertState.CLEARED] and {(meter, kind) for _, meter, kind in one} == {
-        (scene.SILENT, Kind.LOW_USAGE)
-    }
-    is_acknowledged = view.alerts.last_seq == view.alerts.acked_seq == len(view.steps)
+def _silent_home(view: View) -> Check:
+    """Where all water came between two polls, no second yellow begins; one that does must end."""
+    steps = [step for step in view.steps if step.meter == scene.SILENT]
+    shapes = _shapes(steps)
+    is_right = shapes in ([(Kind.LOW_USAGE, FALL)], [(Kind.LOW_USAGE, FALL), (Kind.LOW_USAGE, YELLOW_AGAIN)])
+    is_open = any(body.meter == scene.SILENT for body in view.open_episodes)
     return Check(
-        "一家一警：发出、送达、确认、解除",
-        "One alert for the silent home: raised, delivered, confirmed, cleared",
-        holds=is_right and len(one) == 1 and is_acknowledged and not view.open_episodes,
-        figures=_story(view.steps) or "no alert",
+        "安静的那户：黄警、升红警、用水后解除，同一条警报",
+        "The silent home: yellow, then red, ended by water, all one alert",
+        holds=is_right and not is_open and all(step.text.keys() >= {"zh", "en"} for step in steps),
+        figures=_story(steps) or "no alert",
     )
+
+
+def _visit_is_noted(view: View) -> Check:
+    ended = next((step for step in view.steps if (step.level, step.transition) == FALL[-1]), None)
+    visits = [(visit.alert, visit.result, visit.done) for visit in view.visits]
+    return Check(
+        "县里的上门结果到了网关，写进了这条警报",
+        "The county's word of the visit reached the gateway and stands in the alert",
+        holds=ended is not None and ended.visit == RESULT and visits == [(ended.id, RESULT, True)],
+        figures="; ".join(f"{visit.result} {stamp(visit.at_ms)} …{visit.alert[-6:]}" for visit in view.visits)
+        or "none",
+    )
+
+
+def _no_other_alert(view: View) -> Check:
+    others = [step for step in view.steps if step.meter not in {scene.SILENT, scene.DEAD}]
+    seqs = sorted(step.seq for step in view.steps)
+    is_acknowledged = view.alerts.last_seq == view.alerts.acked_seq and seqs == [*range(1, view.alerts.last_seq + 1)]
+    is_left = [body.meter for body in view.open_episodes] == [scene.DEAD]
+    return Check(
+        "别家没有警报；每一步县里都已收下",
+        "No other home was alarmed; the county has confirmed every step",
+        holds=not others and is_acknowledged and is_left,
+        figures=f"{len(others)} others; {view.alerts.acked_seq} of {view.alerts.last_seq} confirmed"
+        + "".join(f"; {_story([step])}" for step in others[:3]),
+    )
+
+
+def _shapes(steps: Sequence[Step]) -> list[tuple[str, Shape]]:
+    """Return each alert's kind and the course that it took, in the order in which they began."""
+    ids = dict.fromkeys((step.id, step.kind) for step in steps)
+    return [(kind, tuple((step.level, step.transition) for step in steps if step.id == id_)) for id_, kind in ids]
 
 
 def _story(steps: Iterable[Step]) -> str:
-    return "; ".join(f"{step.meter} {step.state} {stamp(step.at_ms)} …{step.id[-6:]}" for step in steps)
+    return "; ".join(
+        f"{step.meter} {step.level} {step.transition} {stamp(step.at_ms)} …{step.id[-6:]}" for step in steps
+    )
 
 
 def _key(reading: Reading) -> tuple[str, int, int | None, str, str | None]:

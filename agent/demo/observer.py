@@ -4,7 +4,7 @@ The demo looks and does nothing else; whatever the picture shows and the summary
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,9 +40,21 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     meter: str | None
     kind: str
-    state: str
+    level: str
+    transition: str | None
     at_ms: int
     received_ms: int
+    text: dict[str, str] = {}  # by language
+    visit: str | None = None  # what the county has said of a visit, as the step carries it
+
+
+class Visit(msgspec.Struct, frozen=True, kw_only=True):
+    """What the county told the gateway of a visit, once the county has the gateway's reply."""
+
+    alert: str
+    result: str
+    done: bool
+    at_ms: int
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,12 +80,13 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     taken: Sequence[Reading] = ()
     stored: Sequence[Stored] = ()
     steps: Sequence[Step] = ()
+    visits: Sequence[Visit] = ()
     open_episodes: tuple[AlertBody, ...] = ()
     usage: dict[str, Usage] = {}
     telemetry: StreamStatus = StreamStatus(last_seq=0, acked_seq=0, acked_wall_ms=None)
     alerts: StreamStatus = StreamStatus(last_seq=0, acked_seq=0, acked_wall_ms=None)
     link: Link = Link()
-    confirmed_ms: int | None = None  # when the gateway learned that the county has its first alert
+    confirmed_ms: dict[int, int] = {}  # alert step, by its number -> when the gateway learned that the county has it
     # The county has acknowledged exactly what `taken` holds: nothing waited, and nothing came while we looked.
     is_settled: bool = False
 
@@ -95,9 +108,10 @@ class Observer:
         self._taken: list[Reading] = []
         self._stored: list[Stored] = []
         self._steps: list[Step] = []
+        self._visits: list[Visit] = []
         self._windows = {home.meter: Window(scene.WINDOW_H * scene.HOUR_MS) for home in scene.HOMES}
         self._usage: dict[str, Usage] = {}
-        self._confirmed_ms: int | None = None
+        self._confirmed_ms: dict[int, int] = {}
         self._gateway: dict[str, Any] = {}
 
     def look(self, link: Link) -> View:
@@ -109,7 +123,13 @@ class Observer:
             self._gateway["is_settled"] = False
         self._look_at_county()
         return msgspec.structs.replace(
-            view, taken=self._taken, stored=self._stored, steps=self._steps, usage=dict(self._usage), **self._gateway
+            view,
+            taken=self._taken,
+            stored=self._stored,
+            steps=self._steps,
+            visits=self._visits,
+            usage=dict(self._usage),
+            **self._gateway,
         )
 
     def close(self) -> None:
@@ -130,8 +150,9 @@ class Observer:
             if number >= known:
                 self._taken.append(reading)
                 self._note(reading)
-        if alerts.acked_seq and self._confirmed_ms is None:
-            self._confirmed_ms = alerts.acked_wall_ms
+        if alerts.acked_wall_ms is not None:
+            for seq in range(len(self._confirmed_ms) + 1, alerts.acked_seq + 1):
+                self._confirmed_ms[seq] = alerts.acked_wall_ms
         is_settled = (
             telemetry == self._store.status(Stream.TELEMETRY)
             and alerts == self._store.status(Stream.ALERT)
@@ -141,7 +162,7 @@ class Observer:
             "telemetry": telemetry,
             "alerts": alerts,
             "open_episodes": episodes,
-            "confirmed_ms": self._confirmed_ms,
+            "confirmed_ms": dict(self._confirmed_ms),
             "is_settled": is_settled,
         }
 
@@ -166,8 +187,13 @@ class Observer:
                 [len(self._stored)],
             ).fetchall()
             steps = self._county.execute(
-                "select seq, id, meter, kind, state, at, received_at from alert_steps order by rowid limit -1 offset ?",
+                "select seq, id, meter, kind, level, transition, at, received_at, text,"
+                " json_extract(evidence, '$.county.result') from alert_steps order by rowid limit -1 offset ?",
                 [len(self._steps)],
+            ).fetchall()
+            visits = self._county.execute(
+                "select alert, result, done, replied_at from commands where do = 'resolve' and replied_at is not null"
+                " order by rowid"
             ).fetchall()
         except sqlite3.OperationalError:
             return  # the receiver has not made it yet
@@ -183,15 +209,22 @@ class Observer:
                     received_ms=scene.village_ms(self._clock, wall_ms(received_at)),
                 )
             )
-        for seq, id_, meter, kind, state, at, received_at in steps:
-            self._steps.append(
-                Step(
-                    seq=seq,
-                    id=id_,
-                    meter=meter,
-                    kind=kind,
-                    state=state,
-                    at_ms=wall_ms(at),
-                    received_ms=scene.village_ms(self._clock, wall_ms(received_at)),
-                )
+        self._steps += self._steps_of(steps)
+        self._visits = [
+            Visit(alert=alert, result=result, done=bool(done), at_ms=wall_ms(at)) for alert, result, done, at in visits
+        ]
+
+    def _steps_of(self, rows: Iterable[tuple[Any, ...]]) -> Iterable[Step]:
+        for seq, id_, meter, kind, level, transition, at, received_at, text, visit in rows:
+            yield Step(
+                seq=seq,
+                id=id_,
+                meter=meter,
+                kind=kind,
+                level=level,
+                transition=transition,
+                at_ms=wall_ms(at),
+                received_ms=scene.village_ms(self._clock, wall_ms(received_at)),
+                text=msgspec.json.decode(text, type=dict[str, str]) if text else {},
+                visit=visit,
             )

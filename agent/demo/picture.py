@@ -9,18 +9,21 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.demo import chart, scene
-from agent.demo.chart import AT_COUNTY, AT_GATEWAY, BAD, DIM, GOOD
+from agent.demo.chart import AT_COUNTY, AT_GATEWAY, BAD, DIM, GOOD, LEVEL_STYLES, NO_VALUE
 from agent.demo.observer import View
-from agent.demo.story import CAPTIONS, STATIONS, Act, Alert, act_of, alert_of
-from protocols.contract import Kind
+from agent.demo.story import CAPTIONS, STATIONS, Act, Alert, Saying, act_of, alert_of, saying_of, stretches_of
+from protocols.contract import AlertBody, Kind, Level
 
 COLUMNS_MIN, ROWS_MIN = 80, 24
 COLUMNS_WIDE: Final = 98  # from here on the register is shown too
-ROWS_TALL: Final = 30  # from here on there is air between the parts
+ROWS_TALL: Final = 30  # from here on there are rules and air between the parts
 COLUMNS_MAX: Final = 100
 _QUIET_MS: Final = 2 * scene.HOUR_MS
 _WAITING_PER_MARK: Final = 6
 _CAPTION_LINES: Final = 2  # in each language
+_SAYING_LINES: Final = 3  # Chinese and English together
+# of the stations; together they fit beside the label in the narrowest picture
+_STATION_WIDTHS: Final = (14, 14, 14, 15, 13)
 
 
 def render(view: View, *, width: int, height: int) -> RenderableType:
@@ -29,20 +32,18 @@ def render(view: View, *, width: int, height: int) -> RenderableType:
     is_wide, is_tall = width >= COLUMNS_WIDE, height >= ROWS_TALL
     alert = alert_of(view)
     air: list[RenderableType] = [Text()] if is_tall else []
+    rule: list[RenderableType] = [Text("─" * columns, style=DIM)] if is_tall else []
     parts: list[RenderableType] = [
         _title(view, columns),
         *air,
         _homes(view, alert, is_wide=is_wide),
         _legend(is_wide=is_wide),
-        Text("─" * columns, style=DIM),
-        *air,
+        *rule,
         _way(view, columns),
-        *air,
-        *([Text("─" * columns, style=DIM)] if is_tall else []),
-        *air,
-        _alert(alert, columns),
-        *air,
-        Text("─" * columns, style=DIM),
+        *rule,
+        _alert(view, alert, columns),
+        _saying(saying_of(view), columns),
+        *rule,
         *air,
         *_caption(view, columns),
     ]
@@ -54,9 +55,9 @@ def _title(view: View, columns: int) -> Text:
     sky = "☼" if 6 <= moment.hour < 18 else "☾"
     day = scene.day_of(view.now_ms)
     clock = f"{sky} 第{day}天 day {day}  {moment:%H:%M}"
-    line = Text.assemble(("水望 shuiwang", f"bold {AT_COUNTY}"), ("  七户人家的一天半", DIM))
+    line = Text.assemble(("水望 shuiwang", f"bold {AT_COUNTY}"), ("  七户人家的三十小时", DIM))
     if columns >= COLUMNS_WIDE - 2:
-        line.append(" seven homes, a day and a half", style=DIM)
+        line.append(" seven homes, thirty hours", style=DIM)
     line.append(" " * max(1, columns - line.cell_len - cell_len(clock)))
     line.append(clock, style="bold")
     return line
@@ -91,12 +92,11 @@ def _homes(view: View, alert: Alert, *, is_wide: bool) -> Table:
         volume_ml = values.get(meter)
         shown = Text("–" if volume_ml is None else f"{volume_ml / 1e6:.3f}", style=DIM if volume_ml is None else "")
         usage, bar = _usage(view, meter, is_wide=is_wide)
-        is_silent = meter == scene.SILENT
-        stretch = (alert.raised_ms, alert.cleared_ms or view.now_ms) if is_silent and alert.raised_ms else None
+        episode = _episode(view, meter)
         table.add_row(
-            Text(meter, style=f"bold {BAD}" if _in_alert(view, meter) else "bold"),
+            Text(meter, style=f"bold {LEVEL_STYLES[episode.level]}" if episode else "bold"),
             *((shown,) if is_wide else ()),
-            rows.home(meter, alert=stretch),
+            rows.home(meter, alerts=stretches_of(view) if meter == scene.SILENT else ()),
             usage,
             bar,
             _status(view, meter, answered=meter in last and last[meter].volume_ml is not None, alert=alert),
@@ -115,28 +115,31 @@ def _usage(view: View, meter: str, *, is_wide: bool) -> tuple[Text, Text]:
         return Text("–", style=DIM), Text()
     most_ml = usage.least_ml if usage.most_ml is None else usage.most_ml
     is_low = usage.most_ml is not None and usage.most_ml < scene.THRESHOLD_ML
-    style = BAD if is_low else DIM if usage.most_ml is None else GOOD
+    style = LEVEL_STYLES[Level.YELLOW] if is_low else DIM if usage.most_ml is None else GOOD
     return Text(f"{most_ml / 1000:.0f} L", style=style), chart.meter_bar(
         most_ml, width=12 if is_wide else 6, style=style
     )
 
 
-def _in_alert(view: View, meter: str) -> bool:
-    return any(body.meter == meter and body.kind is Kind.LOW_USAGE for body in view.open_episodes)
+def _episode(view: View, meter: str) -> AlertBody | None:
+    """Return the open alert of a home."""
+    return next((body for body in view.open_episodes if body.meter == meter), None)
 
 
 def _status(view: View, meter: str, *, answered: bool, alert: Alert) -> Text:
-    usage = view.usage.get(meter)
-    if _in_alert(view, meter):
-        return Text("报警 ALERT", style=f"bold {BAD}")
+    usage, episode = view.usage.get(meter), _episode(view, meter)
+    if episode:
+        red_or_yellow = "红警 RED" if episode.level is Level.RED else "黄警 YELLOW"
+        name = "无人看 unwatched" if episode.kind is Kind.METER_SILENT else red_or_yellow
+        return Text(name, style=f"bold {LEVEL_STYLES[episode.level]}")
     if not answered:
         polled = any(reading.meter == meter for reading in view.taken)
-        return Text("无应答 no answer", style=BAD) if polled else Text()
+        return Text("无应答 no answer", style=NO_VALUE) if polled else Text()
     if meter == scene.SILENT and alert.cleared_ms is not None:
-        return Text("已解除 cleared", style=f"bold {GOOD}")
+        return Text("已解除 ended", style=f"bold {GOOD}")
     if usage and usage.last_use_ms is not None and view.now_ms - usage.last_use_ms > _QUIET_MS:
         quiet_h = (view.now_ms - usage.last_use_ms) / scene.HOUR_MS
-        return Text(f"安静 quiet {quiet_h:.0f} h", style=DIM if quiet_h < 8 else AT_GATEWAY)
+        return Text(f"安静 quiet {quiet_h:.0f} h", style=DIM)
     return Text("有水声 ok", style=GOOD)
 
 
@@ -146,7 +149,7 @@ def _legend(*, is_wide: bool) -> Text:
         ("▅", AT_COUNTY), " 已到县 at the county", space,
         ("▅", AT_GATEWAY), " 在网关 gateway only", space,
         ("·", DIM), " 没用水 none", space,
-        (chart.NO_ANSWER, BAD), " 无应答 no answer",
+        (chart.NO_ANSWER, NO_VALUE), " 无应答 no answer",
     )  # fmt: skip
 
 
@@ -198,37 +201,53 @@ def _away(view: View) -> str:
     return f"{(view.now_ms - view.link.away_ms) / scene.HOUR_MS:.1f} h"
 
 
-def _alert(alert: Alert, columns: int) -> Table:
-    """The four stations of the alert, with the time at which each was reached."""
+def _alert(view: View, alert: Alert, columns: int) -> Table:
+    """The stations of the silent home's alert, with the time at which each was reached."""
     table = Table.grid()
-    is_wide = columns >= COLUMNS_WIDE - 2
-    first = 14 if is_wide else 8
-    width = (columns - first) // 4
+    spare = columns - sum(_STATION_WIDTHS)
+    first = min(spare, 14)
     table.add_column(width=first, no_wrap=True)
-    for _ in range(4):
-        table.add_column(width=width, no_wrap=True)
+    for width in _STATION_WIDTHS:
+        table.add_column(width=width + (spare - first) // len(_STATION_WIDTHS), no_wrap=True)
+    yellow, red = (LEVEL_STYLES[level] for level in (Level.YELLOW, Level.RED))
+    styles = (yellow, AT_COUNTY, red, AT_COUNTY, GOOD)
     stations, times = [], []
-    for name, moment_ms in zip(STATIONS, alert, strict=True):
+    for name, style, moment_ms in zip(STATIONS, styles, alert, strict=True):
         reached = moment_ms is not None
-        style = (GOOD if name.startswith("解") else BAD) if reached else DIM
         stations.append(Text(f"{'●' if reached else '○'} {name}", style=f"bold {style}" if reached else DIM))
         times.append(Text("" if moment_ms is None else f"  {stamp(moment_ms)}"))
-    label = Text("报警 alert" if is_wide else "报警", style="bold" if alert.raised_ms else DIM)
-    table.add_row(label, *stations)
-    table.add_row(Text(scene.SILENT if alert.raised_ms else "", style=f"bold {BAD}"), *times)
+    label = "报警 alert" if first >= len("报警 alert") + 3 else "报警"
+    saying = saying_of(view)
+    speaker = Text(saying.meter, style=f"bold {_saying_style(saying)}") if saying else Text()
+    table.add_row(Text(label, style="bold" if saying else DIM), *stations)
+    table.add_row(speaker, *times)
     return table
+
+
+def _saying(saying: Saying | None, columns: int) -> Text:
+    """What the alert says of itself, word for word as the county gets it."""
+    if saying is None:
+        return _block([], style="", lines=_SAYING_LINES)
+    texts = [saying.text[language] for language in ("zh", "en") if language in saying.text]
+    lines = [line for text in texts for line in wrapped(text, columns)]
+    return _block(lines, style=_saying_style(saying), lines=_SAYING_LINES)
+
+
+def _saying_style(saying: Saying) -> str:
+    return GOOD if saying.is_over else LEVEL_STYLES[saying.level]
 
 
 def _caption(view: View, columns: int) -> list[RenderableType]:
     chinese, english = CAPTIONS[act_of(view)]
-    return [_block(chinese, columns, style="bold"), _block(english, columns, style="")]
+    return [
+        _block(wrapped(chinese, columns), style="bold", lines=_CAPTION_LINES),
+        _block(wrapped(english, columns), style="", lines=_CAPTION_LINES),
+    ]
 
 
-def _block(text: str, columns: int, *, style: str) -> Text:
-    """Return a text wrapped to the width, always of the same height."""
-    lines = wrapped(text, columns)
-    lines += [""] * (_CAPTION_LINES - len(lines))
-    return Text("\n".join(lines[:_CAPTION_LINES]), style=style)
+def _block(texts: list[str], *, style: str, lines: int) -> Text:
+    """Return lines, always of the same height."""
+    return Text("\n".join([*texts, *[""] * lines][:lines]), style=style)
 
 
 def wrapped(text: str, columns: int) -> list[str]:

@@ -1,6 +1,6 @@
 """The play itself: start the processes, cut the network, mend it, and look until the story is over.
 
-simulate ══ pty ══ run ──▶ [ network: cut at 06:40, mended at 09:00 ] ──▶ broker ◀── receive ──▶ county.db
+simulate ══ pty ══ run ◀─▶ [ network: cut at 04:45, mended at 06:35 ] ◀─▶ broker ◀── receive ──▶ county.db
                     └▶ shuiwang.db
 """
 
@@ -13,14 +13,15 @@ from typing import Final
 
 import msgspec
 
-from agent.demo import scene
+from agent.demo import scene, visit
 from agent.demo.checks import Check, check_all
 from agent.demo.network import Network
 from agent.demo.observer import Link, Observer, View
 from agent.demo.processes import Child, Children, ProcessFailed
-from agent.demo.story import alert_of
+from agent.demo.story import is_over
 from gateway import village_file
 from gateway.clock import FastClock
+from protocols.contract import Transition
 from protocols.errors import ShuiwangError
 
 # Between two looks; the picture moves as often.
@@ -49,6 +50,8 @@ class Play:
         self._folder = folder
         self._watch = watch
         self._link = Link()
+        self._broker_port = 0
+        self._is_visited = False
 
     async def run(self) -> None:
         """Play to the end and judge it. Raises DemoFailed; whatever happens, no process is left."""
@@ -78,7 +81,7 @@ class Play:
         """Start everything; the village's clock begins when its time is needed."""
         self.step = "starting the broker"
         broker = await children.start("broker", "agent.demo.broker")
-        broker_port = int(await _first_line(broker))
+        self._broker_port = broker_port = int(await _first_line(broker))
         network = Network(broker_port=broker_port)
         stack.push_async_callback(network.close)
         await network.mend()
@@ -112,7 +115,8 @@ class Play:
             self.view = observer.look(self._link)
             self._watch(self)
             await self._play_weather(network)
-            if self.view.link.back_ms is not None and alert_of(self.view).cleared_ms is not None:
+            await self._play_visit()
+            if self.view.link.back_ms is not None and is_over(self.view):
                 is_over_at_s = is_over_at_s or time.monotonic()
                 self.step = "waiting until the county has acknowledged everything"
                 if self.view.is_settled:
@@ -120,7 +124,7 @@ class Play:
                 if time.monotonic() - is_over_at_s > _SETTLE_S:
                     raise DemoFailed(f"{self.view.waiting} messages still wait after {_SETTLE_S:.0f} s")
             elif self.view.now_ms > scene.VISITOR_MS + 12 * scene.HOUR_MS and not self.view.waiting:
-                raise DemoFailed("everything has arrived, and yet no alert was raised and cleared")
+                raise DemoFailed("everything has arrived, and yet no alert was raised, became red and ended")
             await asyncio.sleep(_LOOK_S)
 
     async def _play_weather(self, network: Network) -> None:
@@ -131,6 +135,17 @@ class Play:
         elif link.away_ms is not None and link.back_ms is None and now_ms >= scene.NETWORK_BACK_MS:
             self._link = msgspec.structs.replace(link, is_up=True, back_ms=now_ms)
             await network.mend()
+
+    async def _play_visit(self) -> None:
+        """Let the county say that somebody was at the door, once it knows that the alert is red."""
+        red = next((step for step in self.view.steps if step.transition == Transition.ESCALATED), None)
+        if self._is_visited or red is None or self.view.now_ms < scene.VISITOR_MS:
+            return
+        self._is_visited = True
+        try:
+            await visit.report(red.id, now_ms=self.view.now_ms, broker_port=self._broker_port)
+        except TimeoutError:
+            raise DemoFailed("the gateway did not reply to the county's command") from None
 
 
 def _ended_cleanly(codes: dict[str, int | None]) -> Check:

@@ -1,4 +1,4 @@
-"""What the demo plays: a village of seven homes, a day and a half, and the files that describe it to the processes.
+"""What the demo plays: a village of seven homes, thirty hours, and the files that describe it to the processes.
 
 The homes use more water than people who live alone really do (30 to 90 L a day: the county's rule would hold for most
 of them most of the time), so that one home can be seen to fall silent. Nothing else is made up: registers are what the
@@ -19,8 +19,8 @@ from gateway.clock import FastClock
 GATEWAY: Final = "g-0371522"
 COUNTY: Final = "shenxian"
 TIMEZONE: Final = zoneinfo.ZoneInfo("Asia/Shanghai")
-# One hour in the village lasts 1.8 s; one poll of the line (7 meters, about 0.35 s at 9600 baud) fits 20 minutes.
-RATE: Final = 2000
+# One hour in the village lasts 2.4 s; one poll of the line (7 meters, about 0.35 s at 9600 baud) fits 20 minutes.
+RATE: Final = 1500
 POLL_EVERY_S: Final = 1200
 WINDOW_H: Final = 12
 THRESHOLD_ML: Final = 100_000
@@ -41,11 +41,14 @@ def moment_ms(day: int, clock_time: str) -> int:
     return round(moment.timestamp() * 1000)
 
 
-# It opens an hour before it gets light: by the time that all processes run, the first homes wake up.
-OPENS_MS: Final = moment_ms(1, "05:00")
+# Twelve hours are full before the night, so that the rule is judged when the silence begins.
+OPENS_MS: Final = moment_ms(1, "09:00")
 FALLS_SILENT_MS: Final = moment_ms(1, "20:15")
-NETWORK_AWAY_MS: Final = moment_ms(2, "06:40")
-NETWORK_BACK_MS: Final = moment_ms(2, "09:00")
+# Yellow falls into it. It is short enough, and early enough, that a gateway which waits unluckily long before it calls
+# again can still tell of red before the visit.
+NETWORK_AWAY_MS: Final = moment_ms(2, "04:45")
+NETWORK_BACK_MS: Final = moment_ms(2, "06:35")
+# An hour and more after red. The county hears of the visit before the visitor runs any water.
 VISITOR_MS: Final = moment_ms(2, "13:20")
 
 
@@ -115,15 +118,15 @@ HOMES: Final = (
         address=14,
         start_m3="88.020",
         usage=(
-            "05:40 30 L in 10 min",
             "07:00 25 L in 10 min",
             "09:30 20 L in 10 min",
             "11:30 35 L in 20 min",
-            "13:40 60 L in 20 min",
-            "14:20 60 L in 20 min",
-            "17:30 40 L in 20 min",
-            "19:10 60 L in 20 min",
-            "19:40 60 L in 20 min",
+            # After the visit: a little water, which is real use and ends red, but far below the rule; then all the
+            # washing, more than a poll later, which fulfils it.
+            "14:10 8 L in 5 min",
+            "14:50 150 L in 30 min",
+            "17:30 70 L in 20 min",
+            "19:40 45 L in 20 min",
         ),
     ),
     Home(

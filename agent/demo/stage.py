@@ -7,10 +7,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from agent.demo import picture, scene
+from agent.demo import chart, picture, scene
 from agent.demo.checks import Check
 from agent.demo.observer import View
 from agent.demo.story import CAPTIONS, STATIONS, Act, act_of, alert_of
+from protocols.contract import Level, Transition
 
 _STATUS_EVERY_MS: Final = 6 * scene.HOUR_MS
 
@@ -68,6 +69,7 @@ class LogStage:
         self._act: Act | None = None
         self._status_due_ms = 0
         self._reached: set[str] = set()
+        self._told = 0  # how many steps of alerts
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +85,12 @@ class LogStage:
         for name, moment_ms in zip(STATIONS, alert_of(view), strict=True):
             if moment_ms is not None and name not in self._reached:
                 self._reached.add(name)
-                self._say(view, f"报警{name.replace(' ', ' alert ')}: {scene.SILENT}, {picture.stamp(moment_ms)}")
+                self._say(view, f"{name}: {scene.SILENT}, {picture.stamp(moment_ms)}")
+        for step in view.steps[self._told :]:
+            self._say(
+                view, f"县里收到 told: {step.meter} {step.level} {step.transition}: {' '.join(step.text.values())}"
+            )
+        self._told = len(view.steps)
         if view.now_ms >= self._status_due_ms:
             self._status_due_ms = view.now_ms + _STATUS_EVERY_MS
             values = len({reading.meter for reading in view.taken if reading.volume_ml is not None})
@@ -108,4 +115,18 @@ def print_summary(console: Console, checks: list[Check], *, view: View, took_s: 
     for check in checks:
         mark = Text("✓", "green") if check.holds else Text("✗ FAILED", "bold red")
         table.add_row(mark, f"{check.chinese}\n{check.english}", check.figures)
+    _print_told(console, view)
     console.print(table)
+
+
+def _print_told(console: Console, view: View) -> None:
+    """Print every step of every alert, in the words that the county got."""
+    console.print("县里收到的每一句话 Every word that the county was told", style="italic")
+    for step in view.steps:
+        is_over = step.transition == Transition.CLEARED
+        style = chart.GOOD if is_over else chart.LEVEL_STYLES[Level(step.level)]
+        head = f"{picture.stamp(step.at_ms)}  {step.meter}  {step.level} {step.transition}"
+        console.print(Text(head, style=f"bold {style}"))
+        for language in ("zh", "en"):
+            for line in picture.wrapped(step.text.get(language, ""), console.width - 4):
+                console.print(Text(f"    {line}", style=style))

@@ -18,21 +18,23 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import agent.demo
-from agent.demo import checks, picture, scene
+from agent.demo import checks, picture, scene, visit
 from agent.demo.network import Network
-from agent.demo.observer import Link, Step, Stored, Usage, View
-from agent.demo.story import CAPTIONS, Act, act_of
+from agent.demo.observer import Link, Step, Stored, Usage, View, Visit
+from agent.demo.story import CAPTIONS, Act, Stretch, act_of, alert_of, is_over, saying_of, stretches_of
+from agent.detection.limit import COLD_H
 from agent.exit_codes import ExitCode
 from gateway import village_file
 from gateway.responder import SimulatedMeter
 from gateway.store import StreamStatus
-from protocols.contract import AlertBody, AlertState, Kind, Level, instant
+from protocols import contract
+from protocols.contract import AlertBody, AlertState, Kind, Leaf, Level, Transition, instant
 from protocols.reading import ClockTrust, Moment, Quality, Reading
 
 pytest.importorskip("amqtt", reason="the demo needs the extra `demo`")
 
 PLAN = village_file.parse(scene.village_text(), where="demo")
-EPISODE = "01JAF0000000000000000000ZZ"
+FALL, LATER, UNWATCHED = (f"01JAF0000000000000000000Z{letter}" for letter in "ABC")
 SIZES = [(80, 24), (97, 29), (98, 30), (100, 32), (200, 60)]
 
 
@@ -82,10 +84,11 @@ def test_everything_is_proved(tmp_path):
         family = psutil.Process(demo.pid).children()
         stdout, stderr = demo.communicate(timeout=160)
     assert (demo.returncode, stderr) == (ExitCode.OK, "")
-    assert stdout.count("✓") == 6
+    assert stdout.count("✓") == 8
     assert "✗" not in stdout
-    for station in ("raised", "delivered", "confirmed", "cleared"):
-        assert f"alert {station}: {scene.SILENT}" in stdout
+    told = [stdout.index(f"{station}: {scene.SILENT}") for station in ("yellow", "stored", "red", "visited", "ended")]
+    assert told == sorted(told)
+    assert "(visited, helped)" in stdout
     assert list(tmp_path.iterdir()) == []
     assert psutil.wait_procs(family, timeout=5)[1] == []
 
@@ -163,6 +166,19 @@ def test_the_silent_home_meets_the_rule_while_the_network_is_away():
     assert low == list(range(low[0], low[-1] + 1, 300_000))
 
 
+def test_the_visitor_comes_after_red_and_a_little_water_long_before_enough():
+    register = next(plan.register for plan in PLAN.meters if plan.id == scene.SILENT)
+    last_ml = register.volume_ml(scene.FALLS_SILENT_MS)
+    moments = range(scene.FALLS_SILENT_MS, scene.moment_ms(2, "23:00"), 60_000)
+    last_use_ms = next(at for at in range(scene.OPENS_MS, moments[0], 60_000) if register.volume_ml(at) == last_ml)
+    some_ms = next(at for at in moments if register.volume_ml(at) > last_ml)
+    enough_ms = next(at for at in moments if register.volume_ml(at) >= last_ml + scene.THRESHOLD_ML)
+    poll_ms = scene.POLL_EVERY_S * 1000
+    assert last_use_ms + COLD_H * scene.HOUR_MS + 2 * poll_ms < scene.VISITOR_MS
+    assert scene.VISITOR_MS + 2 * poll_ms < some_ms
+    assert some_ms + 2 * poll_ms < enough_ms
+
+
 # -- the proofs ----------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +192,7 @@ def reading_at(meter: str, wall_ms: int) -> Reading:
     return Reading(meter=meter, at=moment, quality=Quality.OK, volume_ml=simulated.shown_ml(wall_ms - 90_000))
 
 
-def good_view(until_ms: int = scene.moment_ms(2, "15:00")) -> View:
+def good_view(until_ms: int = scene.moment_ms(2, "15:40")) -> View:
     """What a play in which all goes well shows at its end, or on the way."""
     taken, stored, seq = [], [], 0
     away, back = scene.NETWORK_AWAY_MS, scene.NETWORK_BACK_MS
@@ -202,49 +218,95 @@ def good_view(until_ms: int = scene.moment_ms(2, "15:00")) -> View:
                         received_ms=received_ms,
                     )
                 )
-    raised, cleared = scene.moment_ms(2, "07:40"), scene.moment_ms(2, "14:44")
-    steps = [
-        Step(seq=1, state="open", at_ms=raised, received_ms=back + 3_600_000, **STEP),
-        Step(seq=2, state="cleared", at_ms=cleared, received_ms=cleared + 20_000, **STEP),
-    ]
-    steps = [step for step in steps if step.received_ms <= until_ms]
-    episode = AlertBody(
-        id=EPISODE,
-        meter=scene.SILENT,
-        kind=Kind.LOW_USAGE,
-        state=AlertState.OPEN,
-        level=Level.YELLOW,
-        since=instant(raised - 12 * scene.HOUR_MS),
-        at=instant(raised),
-        historical=False,
-        evidence={},
-    )
+    made = [step for step in STEPS if step.at_ms <= until_ms]
+    steps = [step for step in made if step.received_ms <= until_ms]
+    newest = {step.id: step for step in made}
+    standing = tuple(episode_of(step) for step in newest.values() if step.transition != Transition.CLEARED)
     waiting = 2 * (len(taken) - len(stored)) // 7
-    made = (until_ms >= raised) + (until_ms >= cleared)
+    visits = [Visit(alert=FALL, result=visit.RESULT, done=True, at_ms=scene.VISITOR_MS + 60_000)]
     return View(
         now_ms=until_ms,
         taken=taken,
         stored=stored,
         steps=steps,
-        open_episodes=(episode,) if raised <= until_ms < cleared else (),
+        visits=visits if until_ms > visits[0].at_ms else [],
+        open_episodes=standing,
         usage={
             home.meter: Usage(least_ml=120_000, most_ml=120_000, last_use_ms=until_ms - 2 * scene.HOUR_MS)
             for home in scene.HOMES
             if home.meter != scene.DEAD and until_ms > scene.OPENS_MS
         },
         telemetry=StreamStatus(last_seq=seq, acked_seq=seq - waiting, acked_wall_ms=until_ms),
-        alerts=StreamStatus(last_seq=made, acked_seq=len(steps), acked_wall_ms=until_ms),
+        alerts=StreamStatus(last_seq=len(made), acked_seq=len(steps), acked_wall_ms=until_ms),
         link=Link(
             is_up=not away <= until_ms < back,
             away_ms=away if until_ms >= away else None,
             back_ms=back if until_ms >= back else None,
         ),
-        confirmed_ms=steps[0].received_ms if steps else None,
-        is_settled=waiting == 0 and made == len(steps),
+        confirmed_ms={step.seq: step.received_ms for step in steps},
+        is_settled=waiting == 0 and made == steps,
     )
 
 
-STEP = {"id": EPISODE, "meter": scene.SILENT, "kind": Kind.LOW_USAGE}
+SENTENCES = {  # as the agent says them
+    scene.DEAD: {
+        "zh": "水表已 3 小时读不到，这户暂时无人看护。请检查水表和线路，必要时联系住户。",
+        "en": "The meter has given no value for 3 h: nobody watches this home now. Check meter and line;"
+        " call the home if in doubt.",
+    },
+    Level.YELLOW: {
+        "zh": "12 小时内用水不到 100 升（最多 79.1 升）。最近一次用水：昨天 20:03前。",
+        "en": "Less than 100 L in 12 h (at most 79.1 L). Water last ran before 20:03 yesterday.",
+    },
+    Level.RED: {
+        "zh": "自昨天 20:03 起 16 小时没有正常用水。请立即联系，联系不上请上门查看。",
+        "en": "No real use for 16 h, since 20:03 yesterday. Call now; go to the door if nobody answers.",
+    },
+    Transition.CLEARED: {
+        "zh": "今天 14:11又有用水，警报解除。（已上门，已救助）",
+        "en": "Water was used again by 14:11 today; the alert ends. (visited, helped)",
+    },
+}
+
+
+def step_of(seq: int, id_: str, level: Level, transition: Transition, at: tuple[int, str], **fields) -> Step:
+    at_ms = scene.moment_ms(*at)
+    is_dead = id_ == UNWATCHED
+    said = scene.DEAD if is_dead else Transition.CLEARED if transition is Transition.CLEARED else level
+    known = {
+        "meter": scene.DEAD if is_dead else scene.SILENT,
+        "kind": Kind.METER_SILENT if is_dead else Kind.LOW_USAGE,
+        "received_ms": at_ms + 20_000,
+        "text": SENTENCES[said],
+    }
+    return Step(seq=seq, id=id_, level=level, transition=transition, at_ms=at_ms, **known | fields)
+
+
+def episode_of(step: Step) -> AlertBody:
+    return AlertBody(
+        id=step.id,
+        meter=step.meter,
+        kind=Kind(step.kind),
+        state=AlertState.OPEN,
+        level=Level(step.level),
+        since=instant(step.at_ms - 12 * scene.HOUR_MS),
+        at=instant(step.at_ms),
+        historical=False,
+        evidence={},
+        transition=Transition(step.transition),
+        text=step.text,
+    )
+
+
+YELLOW, RED = Level.YELLOW, Level.RED
+STEPS = (
+    step_of(1, UNWATCHED, YELLOW, Transition.OPENED, (1, "13:00")),
+    step_of(2, FALL, YELLOW, Transition.OPENED, (2, "05:50"), received_ms=scene.NETWORK_BACK_MS + 3_600_000),
+    step_of(3, FALL, RED, Transition.ESCALATED, (2, "12:03")),
+    step_of(4, FALL, RED, Transition.CLEARED, (2, "14:11"), visit=visit.RESULT),
+    step_of(5, LATER, YELLOW, Transition.OPENED, (2, "14:11")),
+    step_of(6, LATER, YELLOW, Transition.CLEARED, (2, "15:13")),
+)
 GOOD = good_view()
 
 
@@ -257,15 +319,21 @@ def change(view: View, where, **fields) -> View:
 
 
 def with_steps(*steps: Step, **fields) -> View:
+    """Return a view in which these steps came, numbered as they should be."""
+    steps = tuple(msgspec.structs.replace(step, seq=seq) for seq, step in enumerate(steps, 1))
     count = StreamStatus(last_seq=len(steps), acked_seq=len(steps), acked_wall_ms=0)
     return msgspec.structs.replace(GOOD, **{"steps": steps, "alerts": count} | fields)
+
+
+def altered(step: Step, **fields) -> Step:
+    return msgspec.structs.replace(step, **fields)
 
 
 def failing(view: View) -> list[str]:
     return [check.english for check in checks.check_all(view, PLAN) if not check.holds]
 
 
-ARRIVED, TRUE, OUTAGE, DEAD, ALERT = (check.english for check in checks.check_all(GOOD, PLAN))
+ARRIVED, TRUE, OUTAGE, DEAD, HOME, VISITED, OTHERS = (check.english for check in checks.check_all(GOOD, PLAN))
 
 
 def living(row: Stored) -> bool:
@@ -280,8 +348,13 @@ def test_a_good_play_proves_everything():
     assert failing(GOOD) == []
 
 
-OPEN, CLEARED = GOOD.steps
-OTHER_HOME = msgspec.structs.replace(OPEN, seq=3, meter="m-001", id=EPISODE[:-1] + "Y")
+def test_a_visitor_who_runs_all_the_water_at_once_leaves_no_second_yellow():
+    assert failing(with_steps(*STEPS[:4])) == []
+
+
+SILENT, OPENED, ESCALATED, CLEARED, AGAIN, ENDED = STEPS
+OTHER_HOME = altered(OPENED, meter="m-001", id=FALL[:-1] + "Y")
+UNSTORED = StreamStatus(last_seq=6, acked_seq=5, acked_wall_ms=0)
 BAD_VIEWS = {
     "a reading is lost": (change(GOOD, living), {ARRIVED}),
     "a reading came twice": (msgspec.structs.replace(GOOD, stored=[*GOOD.stored, GOOD.stored[9]]), {ARRIVED}),
@@ -294,21 +367,46 @@ BAD_VIEWS = {
         change(GOOD, in_outage, received_ms=scene.NETWORK_BACK_MS - 1),
         {OUTAGE},
     ),
+    "the alert was raised after the outage": (
+        with_steps(SILENT, altered(OPENED, at_ms=scene.NETWORK_BACK_MS), *STEPS[2:]),
+        {OUTAGE},
+    ),
+    "the alert came through the cut network": (
+        with_steps(SILENT, altered(OPENED, received_ms=OPENED.at_ms + 1), *STEPS[2:]),
+        {OUTAGE},
+    ),
     "the network was never cut": (msgspec.structs.replace(GOOD, link=Link()), {OUTAGE}),
     "the dead meter became 0": (
         change(GOOD, lambda row: row.meter == scene.DEAD, volume_ml=0, quality="ok", reason=None),
         {ARRIVED, TRUE, DEAD},
     ),
     "something still waits": (msgspec.structs.replace(GOOD, is_settled=False), {ARRIVED}),
-    "no alert": (with_steps(), {ALERT}),
-    "never cleared": (with_steps(OPEN), {ALERT}),
-    "cleared as another": (with_steps(OPEN, msgspec.structs.replace(CLEARED, id=EPISODE[:-1] + "X")), {ALERT}),
-    "raised twice": (with_steps(OPEN, msgspec.structs.replace(OPEN, seq=2), CLEARED), {ALERT}),
-    "another home is alarmed": (with_steps(OPEN, CLEARED, OTHER_HOME), {ALERT}),
-    "not acknowledged": (
-        with_steps(OPEN, CLEARED, alerts=StreamStatus(last_seq=2, acked_seq=1, acked_wall_ms=0)),
-        {ALERT},
+    "nobody is told of the dead meter": (with_steps(*STEPS[1:]), {DEAD}),
+    "the county is told of the dead meter twice": (with_steps(SILENT, *STEPS), {DEAD}),
+    "the dead meter becomes a low usage": (with_steps(altered(SILENT, kind=Kind.LOW_USAGE), *STEPS[1:]), {DEAD}),
+    "the dead meter's alert is gone": (msgspec.structs.replace(GOOD, open_episodes=()), {OTHERS}),
+    "no alert": (with_steps(SILENT), {OUTAGE, HOME, VISITED}),
+    "red at once": (with_steps(SILENT, altered(OPENED, level=RED), *STEPS[3:]), {HOME}),
+    "never red": (with_steps(SILENT, OPENED, altered(CLEARED, level=YELLOW)), {HOME, VISITED}),
+    "red never ends": (with_steps(*STEPS[:3]), {HOME, VISITED}),
+    "it ends as another": (with_steps(*STEPS[:3], altered(CLEARED, id=FALL[:-1] + "X")), {HOME, VISITED}),
+    "raised twice": (with_steps(SILENT, OPENED, *STEPS[1:]), {HOME}),
+    "the second yellow stays": (with_steps(*STEPS[:5]), {HOME}),
+    "the second yellow turns red": (with_steps(*STEPS[:5], altered(ENDED, level=RED)), {HOME}),
+    "something of the home is still open": (
+        msgspec.structs.replace(GOOD, open_episodes=(episode_of(SILENT), episode_of(AGAIN))),
+        {HOME, OTHERS},
     ),
+    "a step says nothing in words": (with_steps(*STEPS[:5], altered(ENDED, text={})), {HOME}),
+    "nobody tells of the visit": (msgspec.structs.replace(GOOD, visits=[]), {VISITED}),
+    "the gateway refuses the visit": (
+        msgspec.structs.replace(GOOD, visits=[msgspec.structs.replace(GOOD.visits[0], done=False)]),
+        {VISITED},
+    ),
+    "the visit is not in the alert": (with_steps(*STEPS[:3], altered(CLEARED, visit=None), *STEPS[4:]), {VISITED}),
+    "another home is alarmed": (with_steps(*STEPS, OTHER_HOME), {OTHERS}),
+    "not acknowledged": (msgspec.structs.replace(GOOD, alerts=UNSTORED), {OTHERS}),
+    "a step is lost": (msgspec.structs.replace(GOOD, steps=STEPS[:5]), {HOME, OTHERS}),
 }
 
 
@@ -332,8 +430,8 @@ def test_a_repeated_value_is_found_out():
 
 # -- the picture ---------------------------------------------------------------------------------------------------
 
-MOMENTS = ["05:00", "05:40", "11:00", "15:00", "19:00", "23:30"]
-NEXT_DAY = ["06:50", "08:00", "09:10", "10:30", "12:00", "15:00", "22:00"]
+MOMENTS = ["09:00", "09:40", "14:00", "19:00", "23:30"]
+NEXT_DAY = ["05:00", "06:10", "06:45", "07:55", "10:30", "12:30", "13:40", "14:40", "15:40", "22:00"]
 VIEWS = {f"1 {moment}": good_view(scene.moment_ms(1, moment)) for moment in MOMENTS} | {
     f"2 {moment}": good_view(scene.moment_ms(2, moment)) for moment in NEXT_DAY
 }
@@ -351,13 +449,14 @@ def test_the_picture_fits(moment, width, height):
     lines = drawn(VIEWS[moment], width, height)
     assert len(lines) <= height
     assert max(map(cell_len, lines)) <= width
-    assert "…" not in "".join(lines)
     text = "\n".join(lines)
     for home in scene.HOMES:
         assert home.meter in text
     shown = re.sub(r"\s", "", text)
-    for caption in CAPTIONS[act_of(VIEWS[moment])]:
-        assert re.sub(r"\s", "", caption) in shown
+    said = saying_of(VIEWS[moment])
+    for words in (*CAPTIONS[act_of(VIEWS[moment])], *(said.text.values() if said else ())):
+        assert re.sub(r"\s", "", words) in shown
+    assert "…" not in shown
 
 
 def test_the_picture_keeps_its_height():
@@ -373,25 +472,93 @@ def test_captions_fit_into_two_lines(act):
 
 
 def test_the_picture_says_what_matters():
-    away = "\n".join(drawn(VIEWS["2 08:00"], 100, 32))
-    assert "● 发出 raised" in away
-    assert "○ 送达 delivered" in away
-    assert "断 1.3 h" in away
+    away = "\n".join(drawn(VIEWS["2 06:10"], 100, 32))
+    assert "● 黄警 yellow" in away
+    assert "○ 到县 stored" in away
+    assert "断 1.4 h" in away
     assert "╳" in away
-    assert re.search(rf"{scene.SILENT} .*!.*报警 ALERT", away)
-    assert re.search(rf"{scene.DEAD} +– +×+ +– +无应答 no answer", away)
+    assert re.search(rf"{scene.SILENT} .*!.*黄警 YELLOW", away)
+    assert re.search(rf"{scene.DEAD} +– +×+ +– +无人看 unwatched", away)
+    assert re.search(rf"{scene.SILENT} .*!.*红警 RED", "\n".join(drawn(VIEWS["2 12:30"], 100, 32)))
     assert not re.search(r"[1-9]\d* (?=waiting)", "\n".join(drawn(GOOD, 100, 32)))
-    assert "● 解除 cleared" in "\n".join(drawn(GOOD, 100, 32))
+    assert "● 解除 ended" in "\n".join(drawn(GOOD, 100, 32))
+
+
+def styles_of(view: View, text: str) -> set[str]:
+    """Return the colours in which a text is drawn."""
+    console = Console(width=100, height=32, color_system="standard", force_terminal=True, highlight=False)
+    lines = console.render_lines(picture.render(view, width=100, height=32), pad=False)
+    drawn_so = [segment for line in lines for segment in line if segment.text.strip() == text]
+    return {segment.style.color.name for segment in drawn_so if segment.style and segment.style.color}
+
+
+@pytest.mark.parametrize(
+    ("moment", "text", "colour"),
+    [
+        ("1 14:00", SENTENCES[scene.DEAD]["zh"], "yellow"),
+        ("2 10:30", SENTENCES[YELLOW]["en"], "yellow"),
+        ("2 10:30", "黄警 YELLOW", "yellow"),
+        ("2 12:30", SENTENCES[RED]["zh"], "bright_red"),
+        ("2 12:30", SENTENCES[RED]["en"], "bright_red"),
+        ("2 12:30", "红警 RED", "bright_red"),
+        ("2 14:40", "黄警 YELLOW", "yellow"),
+        ("2 15:40", SENTENCES[Transition.CLEARED]["en"], "green"),
+    ],
+)
+def test_what_is_red_is_red(moment, text, colour):
+    assert styles_of(VIEWS[moment], text) == {colour}
+
+
+def test_stretches_have_their_level():
+    yellow, red, again, ended = (step.at_ms for step in (OPENED, ESCALATED, CLEARED, ENDED))
+    assert stretches_of(GOOD) == [
+        Stretch(yellow, red, YELLOW),
+        Stretch(red, again, RED),
+        Stretch(again, ended, YELLOW),
+    ]
+    assert stretches_of(VIEWS["2 06:10"]) == [Stretch(yellow, None, YELLOW)]  # the county knows nothing of it yet
+
+
+def test_it_is_over_when_nothing_of_the_home_is_open():
+    assert not is_over(VIEWS["2 12:30"])
+    assert not is_over(VIEWS["2 14:40"])
+    assert is_over(GOOD)
+    assert alert_of(GOOD).cleared_ms == CLEARED.at_ms
 
 
 def test_acts_follow_what_was_observed():
-    acts = [act_of(view) for view in VIEWS.values()]
-    assert acts[0] is Act.STARTING
-    assert act_of(VIEWS["2 08:00"]) is Act.RAISED_WHILE_AWAY
-    assert act_of(VIEWS["2 09:10"]) is Act.RECONNECTING
-    assert act_of(VIEWS["2 10:30"]) is Act.DRAINING
-    assert act_of(VIEWS["2 12:00"]) is Act.CONFIRMED
-    assert acts[-1] is Act.CLEARED
+    assert {moment: act_of(view) for moment, view in VIEWS.items()} == {
+        "1 09:00": Act.STARTING,
+        "1 09:40": Act.RULE_HOLDS,  # the usage of these views is always known
+        "1 14:00": Act.RULE_HOLDS,
+        "1 19:00": Act.RULE_HOLDS,
+        "1 23:30": Act.RULE_HOLDS,
+        "2 05:00": Act.AWAY,
+        "2 06:10": Act.RAISED_WHILE_AWAY,
+        "2 06:45": Act.RECONNECTING,
+        "2 07:55": Act.DRAINING,
+        "2 10:30": Act.CONFIRMED,
+        "2 12:30": Act.RED,
+        "2 13:40": Act.VISITED,
+        "2 14:40": Act.YELLOW_AGAIN,
+        "2 15:40": Act.CLEARED,
+        "2 22:00": Act.CLEARED,
+    }
+
+
+def test_before_twelve_hours_are_full_the_dead_meter_is_what_matters():
+    def at(moment: str) -> Act:
+        usage = {"m-001": Usage(least_ml=50_000, most_ml=None, last_use_ms=None)}
+        return act_of(msgspec.structs.replace(VIEWS[moment], usage=usage))
+
+    assert [at("1 09:40"), at("1 14:00"), at("1 19:00")] == [Act.FIRST_HOURS, Act.METER_SILENT, Act.HOMES]
+
+
+def test_the_visit_is_a_command_of_the_contract():
+    command = visit.command(FALL, now_ms=scene.VISITOR_MS)
+    assert contract.decode(Leaf.COMMAND, contract.encode(command)) == command
+    assert contract.wall_ms(command.deadline) > scene.VISITOR_MS
+    assert (command.alert, command.result) == (FALL, "helped")
 
 
 # -- the network and the broker --------------------------------------------------------------------------------------
