@@ -20,6 +20,8 @@ class ExitCode(enum.IntEnum):
     DEMO_FAILED = 8, "The demo ran, but an alert did not arrive as it must."
     NO_READING = 9, "The port is fine, but no meter gave a reading, or the given frames hold none."
     DIFFERENT = 10, "A capture was replayed and comes out otherwise than it was recorded."
+    VALVE_UNCONFIRMED = 11, "A valve was told to move, and the meter does not say that it is where it was sent."
+    NOT_DONE = 12, "The service refused what it was asked, or has not answered yet; the text says which and why."
 
     def __new__(cls, code: int, meaning: str) -> Self:
         """Make a member that is the number `code` and carries its meaning."""

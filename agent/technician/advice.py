@@ -8,7 +8,8 @@ from typing import Final
 
 from serial.tools import list_ports_linux as list_ports
 
-from agent.technician.reading import Plan, Report, line_text
+from agent.technician.lines import bits_text, is_network, line_text
+from agent.technician.reading import Plan, Report
 from agent.technician.words import Words
 from gateway.line import LineSettings
 
@@ -42,6 +43,11 @@ ECHO: Final = Words(
 DECODE: Final = Words(
     "用 `shuiwang decode` 逐字节查看上面的帧",
     "`shuiwang decode` explains the frames above byte by byte",
+)
+
+ASCII: Final = Words(
+    "有的 Modbus 表用 ASCII：--framing ascii（7E1 加 --data-bits 7 --parity E）",
+    "Modbus ASCII? --framing ascii; for 7E1 --data-bits 7 --parity E as well",
 )
 
 SILENCE: Final = [POWER, SWAPPED, TERMINATION, SAME_ADDRESS]
@@ -88,6 +94,7 @@ def _after_silence(plan: Plan, *, is_echo: bool) -> list[Words]:
         _settings(plan),
         _slower(plan),
         *([] if is_echo else [TERMINATION]),
+        *([ASCII] if plan.profile.head.protocol == "modbus" and plan.line.framing == "rtu" else []),
     ]
 
 
@@ -103,8 +110,22 @@ def _after_garbage(plan: Plan, heard: bytes) -> list[Words]:
 
 
 def _settings(plan: Plan) -> Words:
-    used, factory = line_text(plan.line), plan.profile.line
-    usual = f"{factory.baudrate} 8{factory.parity}{factory.stop_bits}"
+    used, usual = line_text(plan.line), bits_text(plan.profile.line)
+    if plan.line.framing == "tcp":
+        return Words(
+            '对方真是 Modbus TCP？串口服务器透传时用 --framing rtu（配置 framing = "rtu"）',
+            'Is it Modbus TCP? A serial server that passes bytes on needs framing "rtu"',
+        )
+    if is_network(plan.line.port):
+        return Words(
+            f"串口服务器的参数应为 {usual}（出厂值）；对方若是 Modbus TCP：--framing tcp",
+            f"Is the server set to {usual} (factory)? Modbus TCP needs --framing tcp",
+        )
+    if plan.line.framing == "ascii":
+        return Words(
+            f"现用 {used}；标准为 7E1：--data-bits 7 --parity E",
+            f"Used {used}; the standard is 7E1: --data-bits 7 --parity E",
+        )
     if used != usual:
         return Words(
             f"线路参数：现用 {used}，该型号出厂为 {usual}",
@@ -136,9 +157,13 @@ def port_advice(line: LineSettings, cause: BaseException | None) -> list[Words]:
     if "://" in line.port:
         return [
             Words(
-                "网址形式：socket://主机:端口 或 rfc2217://主机:端口；串口服务器是否在线？（ping）",
-                "A URL is socket://host:port or rfc2217://host:port; is the serial server up (ping)?",
-            )
+                "网址形式：socket://主机:端口 或 rfc2217://主机:端口；对方是否在线？（ping）",
+                "A URL is socket://host:port or rfc2217://host:port; is the other side up (ping)?",
+            ),
+            Words(
+                "Modbus TCP：--port socket://主机:502 --framing tcp；多数设备只许一个连接",
+                "Modbus TCP: --port socket://host:502 --framing tcp; many take one client only",
+            ),
         ]
     number = getattr(cause, "errno", None)
     text = str(cause).lower()

@@ -3,6 +3,7 @@
 # free text
 line 2400                                   the baud rate
 frame 8E1                                   data bits, parity, stop bits
+framing ascii                               how Modbus travels, where it is not RTU: ascii or tcp
 meter 17 usw-dn15-40 timeout_ms=500         a meter on the line and its profile
 +0000 read 17                               we read the meter (a passive capture has no such line)
 +0100 >> 11 03 02 04 00 04 06 E0            the master sends
@@ -17,6 +18,7 @@ from typing import Any, Final, Literal, Self
 
 import msgspec
 
+from agent.technician.lines import FRAMINGS
 from gateway.line import LineSettings
 from protocols import profile as profiles
 from protocols.errors import ProfileError, ShuiwangError
@@ -28,7 +30,8 @@ FILE_BYTES_MAX: Final = 8 * 1024 * 1024
 
 _EVENT: Final = re.compile(r"\+(\d{1,12}) (read|<<|>>|==|!!) ?(.*)")
 _METER: Final = re.compile(r"meter (\S+) (\S+)(?: (.*))?")
-_FRAME: Final = re.compile(r"frame 8([NEO])([12])")
+_FRAME: Final = re.compile(r"frame ([78])([NEO])([12])")
+_FRAMING: Final = re.compile(f"framing ({'|'.join(FRAMINGS)})")
 _OPTION: Final = re.compile(r"(timeout_ms|retries)=(\d{1,5})")
 
 
@@ -90,34 +93,35 @@ def load(path: Path) -> Capture:
 
 def parse(text: str, *, where: str, folder: Path = Path()) -> Capture:
     """Return the capture in a text. Raises CaptureError."""
-    baudrate, parity, stop_bits = 0, "N", 1
+    line = LineSettings(name="capture", port="capture", baudrate=0)
     meters: dict[str, Meter] = {}
     events: list[Event] = []
     for number, raw in enumerate(text.splitlines(), 1):
-        line = raw.strip()
+        row = raw.strip()
         place = f"{where}:{number}"
-        if not line or line.startswith("#"):
+        if not row or row.startswith("#"):
             continue
-        if match := _EVENT.fullmatch(line):
+        if match := _EVENT.fullmatch(row):
             events += _event(match, place)
-        elif match := re.fullmatch(r"line ([1-9]\d{1,6})", line):
-            baudrate = int(match[1])
-        elif match := _FRAME.fullmatch(line):
-            parity, stop_bits = match[1], int(match[2])
-        elif match := _METER.fullmatch(line):
+        elif match := re.fullmatch(r"line ([1-9]\d{1,6})", row):
+            line = msgspec.structs.replace(line, baudrate=int(match[1]))
+        elif match := _FRAME.fullmatch(row):
+            line = msgspec.structs.replace(line, data_bits=int(match[1]), parity=match[2], stop_bits=int(match[3]))
+        elif match := _FRAMING.fullmatch(row):
+            line = msgspec.structs.replace(line, framing=match[1])
+        elif match := _METER.fullmatch(row):
             options: dict[str, Any] = {key: int(value) for key, value in _OPTION.findall(match[3] or "")}
             meters[match[1]] = Meter(address=match[1], profile=match[2], **options)
         else:
             raise CaptureError(
-                f"{place}: {line[:60]!r} is no line of a capture 不是录制格式; right would be, for example, "
+                f"{place}: {row[:60]!r} is no line of a capture 不是录制格式; right would be, for example, "
                 '"+0100 >> 11 03 02 04 00 04 06 E0", "line 9600" or "meter 17 usw-dn15-40"'
             )
-    if not baudrate:
+    if not line.baudrate:
         raise CaptureError(f'{where}: has no line such as "line 9600" 缺少波特率行')
     if not any(event.data for event in events):
         raise CaptureError(f"{where}: holds no bytes 没有数据: nothing was heard, or this is no capture")
-    settings = LineSettings(name="capture", port="capture", baudrate=baudrate, parity=parity, stop_bits=stop_bits)
-    return Capture(where=where, folder=folder, line=settings, meters=meters, events=tuple(events))
+    return Capture(where=where, folder=folder, line=line, meters=meters, events=tuple(events))
 
 
 def _event(match: re.Match[str], place: str) -> Iterator[Event]:
@@ -145,7 +149,9 @@ class Writer:
         self._file = path.open("x", encoding="utf-8", buffering=1)
         self._meters: set[str] = set()
         self.events = 0
-        self.put(f"# {remark}\nline {line.baudrate}\nframe 8{line.parity}{line.stop_bits}")
+        self.put(f"# {remark}\nline {line.baudrate}\nframe {line.data_bits}{line.parity}{line.stop_bits}")
+        if line.framing != "rtu":
+            self.put(f"framing {line.framing}")
 
     def put(self, text: str) -> None:
         """Write a line as it is. Raises OSError."""

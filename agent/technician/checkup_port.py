@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.exit_codes import ExitCode
-from agent.technician import advice
+from agent.technician import advice, modbus_wire
 from agent.technician.finding import Finding
+from agent.technician.lines import line_text
 from agent.technician.listening import Ear
 from agent.technician.sniffing import Sniffer
 from agent.technician.words import Words
@@ -66,7 +67,7 @@ def device(
             code=ExitCode.PORT,
         )
         return
-    text = f"{line.port} {line.baudrate} 8{line.parity}{line.stop_bits}"
+    text = f"{line.port} {line_text(line)}"
     if holders:
         who = "; ".join(holders)
         yield Finding(
@@ -79,6 +80,10 @@ def device(
     else:
         says = Words(f"{text} 存在、有权限、无人占用", f"{text}: there, permitted, and nobody else's")
         yield Finding(topic="port", level="ok", says=says, data={"port": line.port, "holders": []})
+    if line.framing == "tcp":
+        says = Words("Modbus TCP 连接正常", "connected; Modbus TCP is no line that could be noisy or echo")
+        yield Finding(topic="adapter", level="ok", says=says, data={"kind": "modbus_tcp"})
+        return
     yield adapter(line.port, sys_root=sys_root, by_id=by_id)
 
 
@@ -179,7 +184,7 @@ def echo(
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Finding:
     """Send one request to a unit that nobody has, and return whether we hear ourselves."""
-    request = _NOBODY.encode()
+    request = modbus_wire.encode(_NOBODY.encode(), line.framing)
     heard = bytearray()
     try:
         port = opener(line)

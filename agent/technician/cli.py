@@ -1,15 +1,16 @@
 """The technician's commands: their options and their help. What they do is imported when it is done."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 import typer
 from typer.core import TyperCommand
 
 from agent.exit_codes import ExitCode
-from protocols.errors import ProfileError
+from protocols.errors import ProfileError, ShuiwangError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     from agent.settings import Config
     from agent.technician.reading import Plan, Report, Station
     from agent.technician.words import Words
+    from gateway.line import LineSettings
+    from protocols.errors import PortLost
     from protocols.profile import Profile
 
 app = typer.Typer()
 WATCH_EVERY_S_DEFAULT = 5.0
 FILE_BYTES_MAX = 1024 * 1024
+Made = TypeVar("Made")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 PortOption = Annotated[
@@ -34,6 +38,8 @@ AddressOption = Annotated[
 BaudrateOption = Annotated[int | None, typer.Option("--baudrate", "-b", min=50, help="Default: the profile's. 波特率")]
 ParityOption = Annotated[str | None, typer.Option("--parity", help="N, E or O. 校验位")]
 StopBitsOption = Annotated[int | None, typer.Option("--stop-bits", min=1, max=2, help="1 or 2. 停止位")]
+DataBitsOption = Annotated[int | None, typer.Option("--data-bits", min=7, max=8, help="7 for Modbus ASCII. 数据位")]
+FramingOption = Annotated[str | None, typer.Option("--framing", help="Modbus: rtu, ascii or tcp. 帧格式")]
 TimeoutOption = Annotated[
     int | None, typer.Option("--timeout-ms", min=10, max=10_000, help="How long the meter may think. 超时")
 ]
@@ -66,6 +72,8 @@ def read(
     baudrate: BaudrateOption = None,
     parity: ParityOption = None,
     stop_bits: StopBitsOption = None,
+    data_bits: DataBitsOption = None,
+    framing: FramingOption = None,
     timeout_ms: TimeoutOption = None,
     retries: Annotated[int | None, typer.Option("--retries", min=0, max=5, help="Repeats after silence. 重试")] = None,
     watch: Annotated[
@@ -92,27 +100,19 @@ def read(
 
         shuiwang read --port /dev/ttyUSB0 --profile cjt188-water --address 00002020120218
 
+        shuiwang read --port socket://192.168.1.20:502 --framing tcp --profile tuf-2000 --address 1
+
     Is water running? Every two seconds, with the flow:
 
         shuiwang read -c shuiwang.toml m-001 --watch 2
 
     Exit code 0: a value; 9: none; 6: the port cannot be used (the service may hold it).
     """
+    from agent.technician.reading import Station
     from gateway.clock import SystemClock
 
-    if config is not None:
-        given = [port, profile, address, baudrate, parity, stop_bits]
-        if any(option is not None for option in given):
-            fail(ExitCode.USAGE, "-c FILE METER knows port, profile, address and line; leave these options out")
-        settings = _load_config(config)
-        plan = _plan_from_config(settings, meter, timeout_ms=timeout_ms, retries=retries)
-        _refuse_while_service_runs(settings, plan)
-    else:
-        if meter is not None:
-            fail(ExitCode.USAGE, f"{meter!r} needs -c FILE; or give --port, --profile and --address")
-        plan = _plan_from_options(port, profile, address, baudrate, parity, stop_bits, timeout_ms, retries)
-    from agent.technician.reading import Station
-
+    given = Given(port, profile, address, baudrate, parity, stop_bits, timeout_ms, retries, data_bits, framing)
+    plan, _ = plan_of(meter, config, given)
     station = Station(plan, clock=SystemClock())
     try:
         if watch is None:
@@ -129,7 +129,7 @@ def read(
 def decode(
     text: Annotated[list[str] | None, typer.Argument(metavar="HEX…", help="The bytes; absent: stdin.")] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", "-f", help="A file with the bytes: hex dump or log. 文件")
+        Path | None, typer.Option("--file", "-f", help="A hex dump, a log, or a capture of tcpdump. 文件")
     ] = None,
     profile: Annotated[
         str | None, typer.Option("--profile", help="Say the exact volume as this profile reads it. 型号")
@@ -140,7 +140,7 @@ def decode(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain frames byte by byte: Modbus RTU, CJ/T 188, M-Bus; several at once, with noise, echo, damage. 解码
+    """Explain frames byte by byte: Modbus RTU, ASCII, TCP; CJ/T 188; M-Bus. Noise, echo, damage too. 解码
 
     Spaces, commas, 0x, hexdump -C, xxd and logs with >> << or TX RX are all understood.
 
@@ -148,18 +148,19 @@ def decode(
 
         shuiwang decode --request 110302040004 --profile usw-dn15-40 1103080000 00000001F0891571
 
+        shuiwang decode :110302040004E2  and  shuiwang decode 0001 0000 0006 11 03 02 04 00 04
+
         xxd capture.bin | shuiwang decode
+
+        tcpdump -w meter.pcap port 502, then: shuiwang decode --file meter.pcap
 
     Exit code 0: at least one sound frame; 9: none; 2: not hexadecimal.
     """
-    from agent.technician import decoding, hextext, views_decoding
+    from agent.technician import decoding, pasted, views_decoding
 
     loaded = load_profile(profile) if profile is not None else None
-    try:
-        chunks = hextext.parse(_text_of(text or [], file))
-        asked = b"".join(chunk.data for chunk in hextext.parse(request)) if request is not None else b""
-    except hextext.NoHex as error:
-        fail(ExitCode.USAGE, str(error))
+    chunks = made(lambda: pasted.chunks(_input(text or [], file)))
+    asked = made(lambda: pasted.joined(request)) if request is not None else b""
     result = decoding.decode(chunks, profile=loaded, request=decoding.completed(asked))
     if as_json:
         print_json(views_decoding.as_json(result))
@@ -167,6 +168,38 @@ def decode(
         views_decoding.show(result, new_console(), has_profile=loaded is not None)
     if not result.frames or (loaded and not any(volume.measurement for volume in result.volumes)):
         raise typer.Exit(ExitCode.NO_READING)
+
+
+class Given(NamedTuple):
+    """What the command line says of a meter and its line; None: not said."""
+
+    port: str | None
+    profile: str | None
+    address: str | None
+    baudrate: int | None
+    parity: str | None
+    stop_bits: int | None
+    timeout_ms: int | None
+    retries: int | None
+    data_bits: int | None = None
+    framing: str | None = None
+
+
+def plan_of(meter: str | None, config: Path | None, given: Given) -> "tuple[Plan, Config | None]":
+    """Return which meter is meant, and the configuration if it says so.
+
+    Ends the command where that does not become clear, or where the service holds the meter's line.
+    """
+    if config is None:
+        if meter is not None:
+            fail(ExitCode.USAGE, f"{meter!r} needs -c FILE; or give --port, --profile and --address")
+        return _plan_from_options(given), None
+    if any(option is not None for option in (*given[:6], *given[8:])):
+        fail(ExitCode.USAGE, "-c FILE METER knows port, profile, address and line; leave these options out")
+    settings = _load_config(config)
+    plan = _plan_from_config(settings, meter, timeout_ms=given.timeout_ms, retries=given.retries)
+    _refuse_while_service_runs(settings, plan)
+    return plan, settings
 
 
 def _load_config(path: Path) -> "Config":
@@ -202,19 +235,11 @@ def _plan_from_config(settings: "Config", meter: str | None, *, timeout_ms: int 
     )
 
 
-def _plan_from_options(
-    port: str | None,
-    profile: str | None,
-    address: str | None,
-    baudrate: int | None,
-    parity: str | None,
-    stop_bits: int | None,
-    timeout_ms: int | None,
-    retries: int | None,
-) -> "Plan":
+def _plan_from_options(given: Given) -> "Plan":
+    from agent.technician.lines import line_of
     from agent.technician.reading import Plan
-    from gateway.line import LineSettings
 
+    port, profile, address, baudrate, parity, stop_bits, timeout_ms, retries, data_bits, framing = given
     options = (("--port", port), ("--profile", profile), ("--address", address))
     missing = [name for name, value in options if value is None]
     if missing or port is None or profile is None or address is None:
@@ -224,28 +249,26 @@ def _plan_from_options(
         parsed = loaded.parse_address(address)
     except ProfileError as error:
         fail(ExitCode.USAGE, f"--address {address!r}: {error}")
+    line = made(
+        lambda: line_of(
+            port,
+            profile=loaded,
+            baudrate=baudrate,
+            parity=parity,
+            stop_bits=stop_bits,
+            data_bits=data_bits,
+            framing=framing,
+        )
+    )
     return Plan(
         meter=address,
-        line=LineSettings(
-            name="read",
-            port=port,
-            baudrate=baudrate or loaded.line.baudrate,
-            parity=parity_of(parity) or loaded.line.parity,
-            stop_bits=stop_bits or loaded.line.stop_bits,
-        ),
+        line=line,
         profile=loaded,
         address=parsed,
         address_text=address,
         timeout_ms=loaded.timing.timeout_ms if timeout_ms is None else timeout_ms,
         retries=loaded.timing.retries if retries is None else retries,
     )
-
-
-def parity_of(text: str | None) -> str | None:
-    """Return N, E or O; ends the command for anything else."""
-    if text is not None and text.upper() not in {"N", "E", "O"}:
-        fail(ExitCode.USAGE, f"--parity {text!r}: write N, E or O 写 N、E 或 O")
-    return text.upper() if text else None
 
 
 def _refuse_while_service_runs(settings: "Config", plan: "Plan") -> None:
@@ -300,7 +323,7 @@ def _watch(station: "Station", *, every_s: float, as_json: bool) -> None:
     try:
         for report, since_last, since_first in watch.reports():
             if as_json:
-                typer.echo(msgspec.json.encode(views_reading.as_json(report, since_last)).decode())
+                print_json(views_reading.as_json(report, since_last), is_line=True)
             elif watch.readings + watch.missed == 1:
                 views_reading.show(report, console)
                 console.print()
@@ -317,19 +340,19 @@ def _watch(station: "Station", *, every_s: float, as_json: bool) -> None:
         raise typer.Exit(ExitCode.NO_READING)
 
 
-def _text_of(arguments: list[str], file: Path | None) -> str:
-    """Return the text to decode: of the arguments, a file, or stdin."""
+def _input(arguments: list[str], file: Path | None) -> bytes:
+    """Return what is to be decoded: the arguments, a file, or stdin."""
     if file is not None and arguments:
         fail(ExitCode.USAGE, "give either HEX or --file")
     if arguments:
-        return " ".join(arguments)
+        return " ".join(arguments).encode()
     if file is None:
         if sys.stdin.isatty():
             typer.echo("paste the bytes, then Ctrl-D 粘贴数据后按 Ctrl-D:", err=True)
-        return sys.stdin.buffer.read(FILE_BYTES_MAX).decode(errors="replace")
+        return sys.stdin.buffer.read(FILE_BYTES_MAX)
     try:
         with file.open("rb") as stream:
-            return stream.read(FILE_BYTES_MAX).decode(errors="replace")
+            return stream.read(FILE_BYTES_MAX)
     except OSError as error:
         fail(ExitCode.USAGE, f"{file}: {error.strerror}")
 
@@ -341,9 +364,25 @@ def new_console(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, highlight=False, soft_wrap=False)
 
 
-def print_json(value: object) -> None:
-    """Print a value for programs."""
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+def print_json(value: object, *, is_line: bool = False) -> None:
+    """Print a value for programs, over several lines or on one."""
+    encoded = msgspec.json.encode(value)
+    typer.echo((encoded if is_line else msgspec.json.format(encoded, indent=2)).decode())
+
+
+def port_failed(line: "LineSettings", error: "PortLost") -> NoReturn:
+    """End the command where a port cannot be used, and say what to do."""
+    from agent.technician.advice import port_advice
+
+    fail(ExitCode.PORT, str(error), port_advice(line, error.__cause__))
+
+
+def made(make: Callable[[], Made]) -> Made:
+    """Return what options mean; ends the command where they mean nothing."""
+    try:
+        return make()
+    except ShuiwangError as error:
+        fail(ExitCode.USAGE, str(error))
 
 
 def fail(code: ExitCode, message: str, advice: "list[Words] | None" = None) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Bytes of any of the three protocols, cut into frames and noise and explained, with and without a profile."""
+"""Bytes of any protocol, cut into frames and noise and explained, with and without a profile."""
 
 import functools
 from collections.abc import Sequence
@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.technician import explain_cjt188, explain_mbus, explain_modbus, meanings
+from agent.technician import explain_cjt188, explain_mbus, explain_modbus, meanings, modbus_wire
+from agent.technician.cutting import Cut, cut
 from agent.technician.hextext import Chunk
 from agent.technician.pieces import Meaning, Piece
 from agent.technician.words import Words
@@ -19,6 +20,8 @@ from protocols.reading import Measurement
 # More ways to read the same registers than this help nobody.
 NUMBERS_SHOWN: Final = 8
 _PREAMBLE_BYTES_MIN: Final = 2
+_TORN_ASCII_BYTES_MIN: Final = 5  # colon, unit, function: less is no beginning that says anything
+_TORN_TCP_BYTES_MIN: Final = 9  # the header, unit, function and one byte more: only then does anything fit together
 # One reading takes a few exchanges; with echo and preambles these many pieces hold it.
 _PIECES_TOGETHER: Final = 24
 
@@ -48,18 +51,19 @@ class Decoding(msgspec.Struct, frozen=True, kw_only=True):
 
 def decode(chunks: Sequence[Chunk], *, profile: Profile | None = None, request: bytes = b"") -> Decoding:
     """Explain bytes. `request` is the one that they answer, where they do not hold it themselves."""
+    spec = profile.spec if profile and profile.head.protocol == "cjt188" else None
     pieces: list[Piece] = []
     asked = explain_modbus.request_of(request)
-    at = 0
+    start = 0
     for chunk in chunks:
-        for cut in _cut(chunk.data, profile):
-            if cut.protocol == "modbus":
-                asked = explain_modbus.request_of(cut.data) or asked
-            piece = _with_request(cut, asked)
-            piece.start, piece.end = piece.start + at, piece.end + at
-            piece.direction = chunk.direction
-            pieces.append(piece)
-        at += len(chunk.data)
+        for one in cut(chunk.data, source="paste"):
+            if one.protocol == "modbus":
+                asked = explain_modbus.request_of(one.plain) or asked
+            for piece in _explained(one, chunk.data, asked, spec):
+                piece.start, piece.end = piece.start + start, piece.end + start
+                piece.direction = chunk.direction
+                pieces.append(piece)
+        start += len(chunk.data)
     _mark_echoes(pieces)
     volumes = _volumes(profile, pieces, request) if profile else []
     numbers: dict[int, list[meanings.Shown]] = {}
@@ -73,36 +77,28 @@ def decode(chunks: Sequence[Chunk], *, profile: Profile | None = None, request: 
 
 
 def completed(request: bytes) -> bytes:
-    """Return a Modbus read request with its checksum where it was left out."""
-    bare = len(request) == modbus.REQUEST_BYTES - 2 and request[1] in modbus.READ_FUNCTIONS
-    return modbus.add_crc(request) if bare else request
+    """Return a request as its protocol's module knows it: Modbus as an RTU frame, also without its checksum."""
+    if len(request) == modbus.REQUEST_BYTES - 2 and request[1] in modbus.READ_FUNCTIONS:
+        return modbus.add_crc(request)
+    return plain(request)
 
 
-def _cut(data: bytes, profile: Profile | None) -> list[Piece]:
-    """Cut a chunk into sound frames, and what stands between them into damaged ones and noise."""
-    spec = profile.spec if profile and profile.head.protocol == "cjt188" else None
-    pieces: list[Piece] = []
-    rest_at = at = 0
-    while at < len(data):
-        piece = _sound(data, at, spec)
-        if piece is None:
-            at += 1
-            continue
-        pieces += _unsound(data[rest_at:at], rest_at, spec)
-        pieces.append(piece)
-        rest_at = at = piece.end
-    return pieces + _unsound(data[rest_at:], rest_at, spec)
+def plain(data: bytes) -> bytes:
+    """Return the RTU frame that says what the first Modbus frame in some bytes says; where none is, the bytes."""
+    return next((one.plain for one in cut(data, source="paste") if one.protocol == "modbus"), data)
 
 
-def _sound(data: bytes, at: int, spec: Any) -> Piece | None:
-    """Return the sound frame that begins there. Sixteen bits of checksum are believed before eight."""
-    if length := explain_modbus.match(data, at):
-        return explain_modbus.explain(data[at : at + length], start=at, request=None)
-    if length := explain_mbus.match(data, at):
-        return explain_mbus.explain(data[at : at + length], start=at)
-    if length := explain_cjt188.match(data, at):
-        return explain_cjt188.explain(data[at : at + length], start=at, spec=spec)
-    return None
+def _explained(one: Cut, data: bytes, asked: modbus.ReadRequest | None, spec: Any) -> list[Piece]:
+    """Return a sound frame with its preamble, or what else stands there."""
+    frame = data[one.start : one.end]
+    if one.framing is not None:
+        return [explain_modbus.explain(frame, start=one.start, framing=one.framing, request=asked)]
+    if one.protocol == "mbus":
+        return [explain_mbus.explain(frame, start=one.start)]
+    if one.protocol == "cjt188":
+        lead = _noise(data[one.start - one.lead : one.start], one.start - one.lead)
+        return [*lead, explain_cjt188.explain(frame, start=one.start, spec=spec)]
+    return _unsound(frame, one.start, spec)
 
 
 def _unsound(data: bytes, start: int, spec: Any) -> list[Piece]:
@@ -136,9 +132,23 @@ def _shaped(data: bytes, at: int, start: int, spec: Any) -> Piece | None:
             title = Words(f"{name} 帧不完整，缺 {missing} 字节", f"{name} frame, torn: {missing} bytes are missing")
             end = start + len(data)
             return Piece(start=start + at, end=end, data=data[at:], kind="truncated", title=title)
-    # A shape alone says little in Modbus: only where it explains everything up to the end.
-    if at == 0 and len(data) in explain_modbus.lengths(data, 0):
-        return explain_modbus.explain(data, start=start, request=None)
+    return _shaped_modbus(data, at, start)
+
+
+def _shaped_modbus(data: bytes, at: int, start: int) -> Piece | None:
+    """Return Modbus that is damaged or torn. A shape alone says little there, but for the colon of ASCII."""
+    if text := modbus_wire.ascii_text(data, at):
+        frame = data[at : at + len(text)]
+        return explain_modbus.explain(frame, start=start + at, framing="ascii")
+    if modbus_wire.is_torn_ascii(data, at) and len(data) - at >= _TORN_ASCII_BYTES_MIN:
+        title = Words("Modbus ASCII 帧不完整，缺 CR LF", "Modbus ASCII frame, torn: CR LF are missing")
+        return Piece(start=start + at, end=start + len(data), data=data[at:], kind="truncated", title=title)
+    if at == 0 and len(data) in modbus_wire.lengths(data, 0):  # it explains everything up to the end
+        return explain_modbus.explain(data, start=start, framing="rtu")
+    missing = modbus_wire.tcp_missing(data, at) if at == 0 and len(data) >= _TORN_TCP_BYTES_MIN else None
+    if missing:
+        title = Words(f"Modbus TCP 帧不完整，缺 {missing} 字节", f"Modbus TCP frame, torn: {missing} bytes are missing")
+        return Piece(start=start, end=start + len(data), data=data, kind="truncated", title=title)
     return None
 
 
@@ -157,13 +167,6 @@ def _noise(data: bytes, start: int) -> list[Piece]:
     return [Piece(start=start, end=start + len(data), data=data, kind="noise", title=title)]
 
 
-def _with_request(piece: Piece, asked: modbus.ReadRequest | None) -> Piece:
-    """Return a piece that names its Modbus registers, where the request before it tells them."""
-    if piece.protocol != "modbus" or piece.kind != "answer" or asked is None:
-        return piece
-    return explain_modbus.explain(piece.data, start=piece.start, request=asked)
-
-
 def _mark_echoes(pieces: list[Piece]) -> None:
     """Say where a request comes back at once: an adapter that hears itself, or a write that was carried out."""
     previous: Piece | None = None
@@ -171,7 +174,7 @@ def _mark_echoes(pieces: list[Piece]) -> None:
         if piece.kind == "noise":
             continue
         if previous is not None and piece.kind == previous.kind == "request" and piece.data == previous.data:
-            if piece.protocol == "modbus" and piece.data[1] in {5, 6}:
+            if piece.protocol == "modbus" and piece.plain[1] in {5, 6}:
                 piece.notes.append(Words("回显，或写入成功的应答", "An echo, or the answer to a write"))
             else:
                 piece.notes.append(Words("与上一帧相同：回显或重发", "The same as before: an echo, or a repeat"))
@@ -186,14 +189,30 @@ def _exchanges(profile: Profile, pieces: Sequence[Piece], request: bytes) -> lis
     exchanges = []
     asked = request
     for piece in pieces:
-        if piece.protocol != profile.head.protocol:
+        if piece.protocol != profile.head.protocol or _is_no_reading(piece):
             continue
+        frame = _by_a_meter(piece)
         if piece.kind == "request":
-            asked = piece.data
+            asked = frame
         elif piece.kind in {"answer", "refusal"}:
-            exchanges.append((asked or _request_for(profile, piece), piece.data, piece.end))
+            exchanges.append((asked or _request_for(profile, piece), frame, piece.end))
             asked = b""
     return exchanges
+
+
+def _is_no_reading(piece: Piece) -> bool:
+    """Tell whether a frame is about something else than data, such as a valve or an address: it holds no volume."""
+    frame = cjt188.parse_frame(piece.data) if piece.protocol == "cjt188" else None
+    return frame is not None and frame.request_control != cjt188.READ_DATA
+
+
+def _by_a_meter(piece: Piece) -> bytes:
+    """Return a frame as a profile knows it: unit 255, the device itself in Modbus TCP, becomes a unit of a meter."""
+    if piece.protocol != "modbus":
+        return piece.data
+    if piece.plain[0] <= modbus.UNIT_MAX:
+        return piece.plain
+    return modbus.add_crc(bytes((modbus.UNIT_MIN,)) + piece.plain[1:-2])
 
 
 def _request_for(profile: Profile, piece: Piece) -> bytes:
@@ -209,10 +228,11 @@ def _request_for(profile: Profile, piece: Piece) -> bytes:
     if piece.protocol == "mbus":
         return mbus.request_data(min(piece.data[5], mbus.SELECTED), frame_count_bit=True).encode()
     if piece.protocol == "modbus":
-        count = piece.data[2] // 2 if piece.kind == "answer" else None
+        told = _by_a_meter(piece)
+        count = told[2] // 2 if piece.kind == "answer" else None
         for block in profile.spec.read:
             if count in (None, block.count):
-                unit = piece.data[0] or 1
+                unit = told[0] or 1
                 return modbus.ReadRequest(
                     unit=unit, function=profile.spec.function, address=block.address, count=block.count
                 ).encode()

@@ -45,8 +45,9 @@ class Doctor:
     def examine_port(self, line: LineSettings) -> Iterator[Finding]:
         """Look at a port of which no meter is known."""
         is_silent = yield from self._line(line)
-        if is_silent:
+        if is_silent and line.framing != "tcp":
             yield checkup_port.echo(line, opener=self._opener, monotonic=self._monotonic)
+        if is_silent:
             yield Finding(
                 topic="meters",
                 level="note",
@@ -93,6 +94,8 @@ class Doctor:
         usable = yield from _until_bad(checkup_port.device(line, opener=self._opener))
         if not usable:
             return False
+        if line.framing == "tcp":
+            return True  # a connection is nobody else's: there is nothing to overhear, and no echo
         finding = checkup_port.silence(line, seconds=self._listen_s, opener=self._opener, monotonic=self._monotonic)
         yield finding
         return finding.level != "bad" and not finding.data.get("masters")

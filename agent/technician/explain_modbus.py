@@ -1,13 +1,14 @@
-"""Modbus RTU frames explained: requests, answers, refusals, and those that would write.
+"""Modbus frames explained, in all framings: requests, answers, refusals, and those that would write.
 
 Request and answer look alike for functions that write; which of the two it is only the order on the line tells.
 """
 
 from typing import Final
 
-from agent.technician.pieces import DAMAGED, Checksum, FieldList, Kind, Piece
+from agent.technician.modbus_wire import READS, TCP_UNIT_MAX, WRITES, Framing, ascii_text, lengths, parity_in
+from agent.technician.pieces import DAMAGED, Checksum, Field, FieldList, Kind, Piece
 from agent.technician.words import Words
-from protocols import modbus
+from protocols import modbus, modbus_ascii, modbus_tcp
 from protocols.errors import UsageError
 
 FUNCTIONS: Final = {
@@ -31,112 +32,135 @@ EXCEPTIONS: Final = {
     10: "网关路径不可用",
     11: "网关目标无应答",
 }
-_READS: Final = (1, 2, 3, 4)
-_WRITES_MANY: Final = (15, 16)
 _UNIT: Final = Words("地址", "unit")
 _FUNCTION: Final = Words("功能码", "function")
 _CRC: Final = Words("校验", "CRC-16")
+_LRC: Final = Words("校验", "LRC")
+MISFIT: Final = Words(
+    "长度与功能码不符，或功能码未知：不是读写寄存器的帧",
+    "The length does not fit the function, or nobody knows the function",
+)
+_TITLES: Final = {
+    "request": Words("请求", "request"),
+    "answer": Words("应答", "answer"),
+    "refusal": Words("异常应答", "exception"),
+}
 
 
-def lengths(data: bytes, at: int) -> list[int]:
-    """Return how long a frame that begins there can be by its looks, whatever its checksum; longest last."""
-    head = data[at : at + 7]
-    if len(head) < 3 or head[0] > modbus.UNIT_MAX:
-        return []
-    function = head[1]
-    if function & 0x80:
-        is_exception = function & 0x7F in FUNCTIONS and head[2] in modbus.EXCEPTION_NAMES
-        return [modbus.EXCEPTION_BYTES] if is_exception else []
-    if function not in FUNCTIONS:
-        return []
-    found = [modbus.REQUEST_BYTES]
-    if function in _READS and head[2] and (function < modbus.READ_HOLDING_REGISTERS or head[2] % 2 == 0):
-        found.append(5 + head[2])
-    if function in _WRITES_MANY and len(head) == 7 and head[6]:
-        found.append(9 + head[6])
-    return sorted(set(found))
-
-
-def match(data: bytes, at: int) -> int:
-    """Return the length of the sound frame that begins there, 0 where none does."""
-    for length in lengths(data, at):
-        if at + length <= len(data) and modbus.has_crc(data[at : at + length]):
-            return length
-    return 0
-
-
-def explain(frame: bytes, *, start: int, request: modbus.ReadRequest | None) -> Piece:
+def explain(wire: bytes, *, start: int, framing: Framing, request: modbus.ReadRequest | None = None) -> Piece:
     """Return what a frame says, sound or not. `request` is the last one before it, for the registers' addresses."""
-    is_sound = modbus.has_crc(frame)
-    kind, rows = _kind(frame), FieldList(frame)
-    unit = frame[0]
-    who = "broadcast 广播" if unit == 0 else str(unit)
-    rows.add(1, _UNIT, who)
-    function = frame[1] & 0x7F
+    body, found, right = _taken_apart(wire, framing)
+    kind, rows = _kind(body), FieldList(body)
+    rows.add(1, _UNIT, {0: "broadcast 广播", TCP_UNIT_MAX: "255 this device 设备本身"}.get(body[0], str(body[0])))
+    function = body[1] & 0x7F
     name = FUNCTIONS.get(function, Words("未知功能", "unknown function"))
-    refused = "  refused 拒绝" if frame[1] & 0x80 else ""
-    rows.add(1, _FUNCTION, f"{function} {name}{refused}")
-    piece = Piece(start=start, end=start + len(frame), data=frame, kind=kind, title=_title(kind), protocol="modbus")
-    if kind == "refusal":
-        code = frame[2]
+    rows.add(1, _FUNCTION, f"{function} {name}{'  refused 拒绝' if body[1] & 0x80 else ''}")
+    fits = len(body) + 2 in lengths(modbus.add_crc(body), 0, unit_max=TCP_UNIT_MAX)
+    title = Words(_TITLES[kind].zh, f"Modbus {framing.upper()} {_TITLES[kind].en}")
+    piece = Piece(
+        start=start,
+        end=start + len(wire),
+        data=wire,
+        kind=kind,
+        title=title,
+        protocol="modbus",
+        framing=framing,
+        plain=modbus.add_crc(body),
+    )
+    if not fits:
+        piece.title = Words("帧", f"Modbus {framing.upper()} frame")
+        piece.notes += [MISFIT] if found == right else []
+    elif kind == "refusal":
+        code = body[2]
         text = f"{code} {modbus.EXCEPTION_NAMES.get(code, 'unknown')} {EXCEPTIONS.get(code, '未知')}"
         rows.add(1, Words("异常码", "exception"), text)
     elif kind == "answer":
         _explain_data(piece, rows, request)
     else:
         _explain_request(rows, function)
-    rest = len(frame) - 2 - rows.at
-    if rest > 0:
-        rows.add(rest, Words("数据", "data"), rows.take(rest).hex(" ").upper())
-    right = modbus.add_crc(frame[:-2])[-2:].hex(" ").upper()
-    found = frame[-2:].hex(" ").upper()
-    rows.add(2, _CRC, f"{found} right 正确" if is_sound else f"{found} WRONG 错误: {right} is right 应为")
-    if function in {5, 6, *_WRITES_MANY} and kind != "refusal":
+    if rest := rows.take(len(body)):
+        rows.add(len(rest), Words("数据", "data"), rest.hex(" ").upper())
+    if fits and function in WRITES and kind != "refusal":
         piece.notes.append(Words("此帧会写表！水望从不发送它", "This frame WRITES to a meter; shuiwang never sends it"))
-    piece.fields, piece.checksum = rows.fields, Checksum(found=found, right=right)
-    if not is_sound:
-        piece.kind = "damaged"
+    if framing == "ascii" and (parity := parity_in(wire)):
+        piece.notes.append(
+            Words(
+                f"第 7 位是校验位：线路是 7{parity}1，却按 8N1 接收",
+                f"Bit 7 holds a parity: the line is 7{parity}1 and was received as 8N1",
+            )
+        )
+    piece.fields = _on_the_wire(wire, framing, rows.fields, found, right)
+    if framing != "tcp":
+        piece.checksum = Checksum(found=found, right=right)
+    if found != right:
         piece.notes.append(DAMAGED)
+    if found != right or not fits:
+        piece.kind = "damaged"
     return piece
 
 
+def _taken_apart(wire: bytes, framing: Framing) -> tuple[bytes, str, str]:
+    """Return unit and PDU, the checksum that stands in the frame, and the one that is right; TCP has none."""
+    if framing == "rtu":
+        body = wire[:-2]
+        return body, wire[-2:].hex(" ").upper(), modbus.add_crc(body)[-2:].hex(" ").upper()
+    if framing == "ascii":
+        data = bytes.fromhex(ascii_text(wire, 0)[1:-2].decode("ascii"))
+        return data[:-1], f"{data[-1]:02X}", f"{modbus_ascii.lrc(data[:-1]):02X}"
+    return wire[modbus_tcp.HEADER_BYTES :], "", ""
+
+
+def _on_the_wire(wire: bytes, framing: Framing, fields: list[Field], found: str, right: str) -> list[Field]:
+    """Return the fields of unit and PDU where they stand in the frame, with what the framing puts around them."""
+    rows = FieldList(wire)
+    if framing == "ascii":
+        rows.add(1, Words("帧头", "start"), "colon 冒号")
+    elif framing == "tcp":
+        rows.add(2, Words("事务号", "transaction"), str(int.from_bytes(wire[:2], "big")))
+        rows.add(2, Words("协议号", "protocol"), "0 Modbus")
+        rows.add(2, Words("长度", "length"), f"{len(wire) - modbus_tcp.HEADER_BYTES} bytes follow 字节")
+    width = 2 if framing == "ascii" else 1
+    for field in fields:
+        rows.add(width * (field.end - field.start), field.name, field.value)
+    verdict = "right 正确" if found == right else f"WRONG 错误: {right} is right 应为"
+    if framing != "tcp":
+        rows.add(2, _LRC if framing == "ascii" else _CRC, f"{found} {verdict}")
+    if framing == "ascii":
+        rows.add(2, Words("帧尾", "end"), "CR LF")
+    return rows.fields
+
+
 def request_of(frame: bytes) -> modbus.ReadRequest | None:
-    """Return the read request in a sound frame, None where it is none."""
+    """Return the read request in a sound RTU frame, None where it is none."""
     if len(frame) != modbus.REQUEST_BYTES or frame[1] not in modbus.READ_FUNCTIONS:
         return None
     try:
-        return modbus.decode_request(bytes([frame[0] or 1]) + frame[1:])
+        unit = frame[0] if modbus.UNIT_MIN <= frame[0] <= modbus.UNIT_MAX else modbus.UNIT_MIN
+        return modbus.decode_request(bytes((unit,)) + frame[1:])
     except UsageError:
         return None
 
 
-def _kind(frame: bytes) -> Kind:
-    if frame[1] & 0x80:
+def _kind(body: bytes) -> Kind:
+    size = len(body) + 2
+    if body[1] & 0x80:
         return "refusal"
-    if frame[1] in _READS and len(frame) == 5 + frame[2] and (len(frame) != modbus.REQUEST_BYTES or frame[1] < 3):
+    if body[1] in READS and size == 5 + body[2] and (size != modbus.REQUEST_BYTES or body[1] < 3):
         # 8 bytes of function 1 or 2 may be either: an answer with three bytes of coils is the rarer one.
-        return "request" if len(frame) == modbus.REQUEST_BYTES else "answer"
+        return "request" if size == modbus.REQUEST_BYTES else "answer"
     return "request"
 
 
-def _title(kind: Kind) -> Words:
-    return {
-        "request": Words("请求", "Modbus RTU request"),
-        "answer": Words("应答", "Modbus RTU answer"),
-        "refusal": Words("异常应答", "Modbus RTU exception"),
-    }[kind]
-
-
 def _explain_data(piece: Piece, rows: FieldList, request: modbus.ReadRequest | None) -> None:
-    count = piece.data[2]
+    count = piece.plain[2]
     rows.add(1, Words("字节数", "byte count"), f"{count} ({count // 2} registers 个寄存器)")
-    if piece.data[1] not in modbus.READ_FUNCTIONS:
+    if piece.plain[1] not in modbus.READ_FUNCTIONS:
         return
     answers = (
         request is not None
         and 2 * request.count == count
-        and request.function == piece.data[1]
-        and request.unit in (piece.data[0], 1)
+        and request.function == piece.plain[1]
+        and request.unit in (piece.plain[0], 1)
     )
     first = request.address if request is not None and answers else None
     for index in range(count // 2):
@@ -164,5 +188,5 @@ def _explain_request(rows: FieldList, function: int) -> None:
         rows.add(2, Words("写入值", "value"), f"{value} (0x{value:04X})")
     else:
         rows.add(2, Words("数量", "count"), str(value))
-    if function in _WRITES_MANY and len(rows.frame) > modbus.REQUEST_BYTES:
+    if function in {15, 16} and len(rows.frame) > modbus.REQUEST_BYTES - 2:
         rows.add(1, Words("字节数", "byte count"), str(rows.take(1)[0]))

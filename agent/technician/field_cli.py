@@ -1,35 +1,33 @@
 """The technician's commands for a whole line: options and help. What they do is imported when it is done."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from agent.exit_codes import ExitCode
+from agent.technician.cli import (
+    DataBitsOption,
+    FramingOption,
+    JsonOption,
+    ParityOption,
+    StopBitsOption,
+    fail,
+    load_profile,
+    made,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from agent.technician.words import Words
-    from gateway.line import LineSettings
-    from protocols.errors import PortLost
-    from protocols.profile import Profile
+    from agent.technician.lines import LineOptions
 
 app = typer.Typer()
 
-PARITIES = ("N", "E", "O")
-RECENT_MAX = 100  # frames that the moving picture may show
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 PortOption = Annotated[
     str, typer.Option("--port", "-p", metavar="PORT", help="/dev/ttyUSB0, socket://host:port, rfc2217://… 串口")
 ]
 BaudrateOption = Annotated[
     int | None, typer.Option("--baudrate", "-b", min=50, max=4_000_000, help="Absent: found by trying. 波特率")
 ]
-ParityOption = Annotated[str | None, typer.Option("--parity", help="N, E or O. 校验位")]
-StopBitsOption = Annotated[int | None, typer.Option("--stop-bits", min=1, max=2, help="1 or 2. 停止位")]
 SecondsOption = Annotated[
     float | None, typer.Option("--seconds", "-s", min=0.1, max=31 * 86_400, help="How long; absent: until Ctrl-C. 时长")
 ]
@@ -51,6 +49,10 @@ def scan(
         list[str] | None, typer.Option("--parity", help="N, E, O; absent: the usual ones. 校验位")
     ] = None,
     stop_bits: StopBitsOption = None,
+    data_bits: DataBitsOption = None,
+    framing: Annotated[
+        list[str] | None, typer.Option("--framing", help="Of Modbus: rtu, ascii, tcp; absent: all. 帧格式")
+    ] = None,
     addresses: Annotated[
         str | None, typer.Option("--addresses", "-a", help="1-247 or 1,5,17; CJ/T 188: the meters' 14 digits. 地址")
     ] = None,
@@ -83,25 +85,26 @@ def scan(
 
         shuiwang scan --port /dev/ttyUSB0 --addresses 00000805000001,00000805000002
 
+        shuiwang scan --port socket://192.168.1.20:502
+
     Exit code 0: a meter was found; 9: none; 6: no port could be used.
     """
-    from agent.technician import field_scan
-    from agent.technician.scan_plan import PROTOCOLS, ScanError, Wanted, parse_addresses
+    from agent.technician import field_scan, lines
+    from agent.technician.scan_plan import PROTOCOLS, Wanted, parse_addresses
 
     if write is not None and write.exists():
         fail(ExitCode.USAGE, f"{write} exists and is not overwritten 文件已存在; name another one with --write")
     for name in protocol or ():
         if name not in PROTOCOLS:
             fail(ExitCode.USAGE, f"--protocol {name!r}: there are {', '.join(PROTOCOLS)} 协议无效")
-    try:
-        units, numbers = parse_addresses(addresses) if addresses is not None else ((), ())
-    except ScanError as error:
-        fail(ExitCode.USAGE, str(error))
+    units, numbers = made(lambda: parse_addresses(addresses) if addresses is not None else ((), ()))
     wanted = Wanted(
         protocols=tuple(protocol or ()),
         baudrates=tuple(baudrate or ()),
-        parities=tuple(one for given in parity or () if (one := _parity(given))),
+        parities=tuple(made(lambda: [lines.parity_of(given) for given in parity or ()])),
         stop_bits=stop_bits,
+        data_bits=data_bits,
+        framings=tuple(made(lambda: [lines.framing_of(given) for given in framing or ()])),
         units=units,
         numbers=numbers,
         timeout_ms=timeout_ms,
@@ -117,6 +120,7 @@ def sniff(
     baudrate: BaudrateOption = None,
     parity: ParityOption = None,
     stop_bits: StopBitsOption = None,
+    data_bits: DataBitsOption = None,
     seconds: SecondsOption = None,
     *,
     as_json: JsonOption = False,
@@ -130,12 +134,17 @@ def sniff(
 
         shuiwang sniff --port /dev/ttyUSB0 --baudrate 2400 --parity E --seconds 600 --json
 
+    Modbus TCP cannot be overheard: capture it with tcpdump, then shuiwang decode --file meter.pcap.
+
     Exit code 0: frames were heard; 9: none; 6: the port cannot be used.
     """
     from agent.technician import field_sniff
     from agent.technician.overhearing import candidates
 
-    lines = candidates(port, baudrate=baudrate, parity=_parity(parity), stop_bits=stop_bits)
+    options: LineOptions = {
+        "baudrate": baudrate, "parity": parity, "stop_bits": stop_bits, "data_bits": data_bits,
+    }  # fmt: skip
+    lines = made(lambda: candidates(port, options))
     raise typer.Exit(field_sniff.run(lines, seconds=seconds, as_json=as_json))
 
 
@@ -152,6 +161,8 @@ def doctor(
     ] = 9600,
     parity: Annotated[str, typer.Option("--parity", help="With --port: N, E or O. 校验位")] = "N",
     stop_bits: Annotated[int, typer.Option("--stop-bits", min=1, max=2, help="With --port: 1 or 2. 停止位")] = 1,
+    data_bits: DataBitsOption = None,
+    framing: FramingOption = None,
     reads: Annotated[
         int, typer.Option("--reads", min=1, max=10_000, help="How often each meter is read. 每表次数")
     ] = 5,
@@ -171,14 +182,16 @@ def doctor(
     first thing that is wrong: 6 port, 9 a meter, 5 disk or store, 7 broker; 0 where nothing is.
     """
     from agent.technician import field_doctor
-    from gateway.line import LineSettings
+    from agent.technician.lines import line_of
 
     if (config is None) == (port is None):
         fail(ExitCode.USAGE, "give either -c FILE or --port PORT 请给出 -c 配置 或 --port 串口之一")
-    line_parity = _parity(parity) or "N"
     line = None
     if port is not None:
-        line = LineSettings(name="doctor", port=port, baudrate=baudrate, parity=line_parity, stop_bits=stop_bits)
+        options: LineOptions = {
+            "baudrate": baudrate, "parity": parity, "stop_bits": stop_bits, "data_bits": data_bits, "framing": framing,
+        }  # fmt: skip
+        line = made(lambda: line_of(port, **options))
     raise typer.Exit(field_doctor.examine(config, line, reads=reads, listen_s=listen_s, as_json=as_json))
 
 
@@ -189,6 +202,8 @@ def record(
     baudrate: BaudrateOption = None,
     parity: ParityOption = None,
     stop_bits: StopBitsOption = None,
+    data_bits: DataBitsOption = None,
+    framing: FramingOption = None,
     seconds: SecondsOption = None,
     read: Annotated[
         list[str] | None,
@@ -217,16 +232,17 @@ def record(
     from agent.technician import field_record
     from agent.technician.overhearing import candidates
 
-    line_parity = _parity(parity)
+    options: LineOptions = {
+        "baudrate": baudrate, "parity": parity, "stop_bits": stop_bits, "data_bits": data_bits, "framing": framing,
+    }  # fmt: skip
     if read:
         if profile is not None or seconds is not None:
             fail(ExitCode.USAGE, "--profile and --seconds go with a passive capture; --read names its profile itself")
-        code = field_record.active(
-            port, to, read, (baudrate, line_parity, stop_bits), times=times, every_s=every_s, as_json=as_json
-        )
+        code = field_record.active(port, to, read, options, times=times, every_s=every_s, as_json=as_json)
     else:
-        lines = candidates(port, baudrate=baudrate, parity=line_parity, stop_bits=stop_bits)
-        code = field_record.passive(lines, to, seconds=seconds, profile=load_profile(profile), as_json=as_json)
+        lines = made(lambda: candidates(port, options))
+        known = load_profile(profile) if profile is not None else None
+        code = field_record.passive(lines, to, seconds=seconds, profile=known, as_json=as_json)
     raise typer.Exit(code)
 
 
@@ -250,54 +266,5 @@ def replay(
     """
     from agent.technician import field_record
 
-    raise typer.Exit(field_record.play(file, profile=load_profile(profile), as_json=as_json))
-
-
-def load_profile(name: str | None) -> "Profile | None":
-    """Return a profile, None for no name; ends the command where there is none such."""
-    from protocols.errors import ProfileError
-    from protocols.profile import load
-
-    if name is None:
-        return None
-    try:
-        return load(name)
-    except ProfileError as error:
-        fail(ExitCode.CONFIGURATION, str(error))
-
-
-def console(*, stderr: bool = False) -> "Console":
-    """Return the terminal as it is."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, highlight=False, soft_wrap=False)
-
-
-def print_json(value: object, *, is_line: bool = False) -> None:
-    """Print JSON, over several lines or on one."""
-    encoded = msgspec.json.encode(value)
-    typer.echo((encoded if is_line else msgspec.json.format(encoded, indent=2)).decode())
-
-
-def port_failed(line: "LineSettings", error: "PortLost") -> NoReturn:
-    """End the command where a port cannot be used, and say what to do."""
-    from agent.technician import advice
-
-    fail(ExitCode.PORT, str(error), advice.port_advice(line, error.__cause__))
-
-
-def fail(code: ExitCode, message: str, advice: "list[Words] | None" = None) -> NoReturn:
-    """End the command with a message and what to do about it."""
-    typer.echo(message, err=True)
-    if advice:
-        from agent.technician import views_reading
-        from agent.technician.words import Words
-
-        console(stderr=True).print(views_reading.advices(advice, title=Words("怎么办", "how to go on")))
-    raise typer.Exit(code)
-
-
-def _parity(text: str | None) -> str | None:
-    if text is not None and text.upper() not in PARITIES:
-        fail(ExitCode.USAGE, f"--parity {text[:20]!r}: N (none 无), E (even 偶) or O (odd 奇)")
-    return None if text is None else text.upper()
+    known = load_profile(profile) if profile is not None else None
+    raise typer.Exit(field_record.play(file, profile=known, as_json=as_json))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.exit_codes import ExitCode
-from agent.technician import field_cli, views_doctor
+from agent.technician import cli, views_doctor
 from agent.technician.doctor import Doctor, exit_code
 from agent.technician.finding import Finding
 from gateway.clock import SystemClock
@@ -15,7 +15,7 @@ def examine(config: Path | None, line: LineSettings | None, *, reads: int, liste
     """Examine a gateway or a port and print; return the exit code."""
     doctor = Doctor(SystemClock(), reads=reads, listen_s=listen_s)
     findings: list[Finding] = []
-    console = field_cli.console()
+    console = cli.new_console()
     is_whole = True
     try:
         for finding in _findings(doctor, config, line):
@@ -26,12 +26,12 @@ def examine(config: Path | None, line: LineSettings | None, *, reads: int, liste
         is_whole = False
     code = exit_code(findings)
     if as_json:
-        field_cli.print_json(views_doctor.as_json(findings, code))
+        cli.print_json(views_doctor.as_json(findings, code))
     else:
         console.print()
         console.print(views_doctor.summary(findings))
     if not is_whole:
-        field_cli.console(stderr=True).print("stopped before the end 已中断，检查未完成", style="yellow")
+        cli.new_console(stderr=True).print("stopped before the end 已中断，检查未完成", style="yellow")
     return code
 
 
@@ -45,4 +45,4 @@ def _findings(doctor: Doctor, config: Path | None, line: LineSettings | None) ->
     try:
         return doctor.examine_gateway(load(config))
     except (ConfigError, ProfileError) as error:
-        field_cli.fail(ExitCode.CONFIGURATION, str(error))
+        cli.fail(ExitCode.CONFIGURATION, str(error))

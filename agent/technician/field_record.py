@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.exit_codes import ExitCode
-from agent.technician import capture, field_cli, replaying, views_reading, views_replaying, views_sniffing
+from agent.technician import capture, cli, replaying, views_reading, views_replaying, views_sniffing
+from agent.technician.field_sniff import warn_of_tcp
+from agent.technician.lines import LineError, LineOptions, line_of, line_text
 from agent.technician.overhearing import overhear
 from agent.technician.reading import Plan, Report
-from agent.technician.recording import PassiveRecorder, Tape, record_reads
-from agent.technician.views_scanning import setting
+from agent.technician.recording import PassiveRecorder, record_reads
 from gateway.clock import SystemClock
 from gateway.line import LineSettings
 from protocols.errors import PortLost, ProfileError
@@ -20,12 +21,13 @@ def passive(
     lines: Sequence[LineSettings], to: Path, *, seconds: float | None, profile: Profile | None, as_json: bool
 ) -> ExitCode:
     """Record what is overheard; return the exit code."""
-    talk = field_cli.console(stderr=True)
+    talk = cli.new_console(stderr=True)
     writer: capture.Writer | None = None
     recorder: PassiveRecorder | None = None
     line = lines[0]
     if to.exists():
         _exists(to)
+    warn_of_tcp(line)
     talk.print("recording, Ctrl-C ends 正在录制，Ctrl-C 结束", style="dim")
     try:
         for moment in overhear(lines, seconds=seconds):
@@ -43,17 +45,17 @@ def passive(
         pass  # that is how it ends
     except PortLost as error:
         if writer is None:
-            field_cli.port_failed(line, error)
+            cli.port_failed(line, error)
         talk.print(f"{error}", style="red")
     except OSError as error:
-        field_cli.fail(ExitCode.USAGE, f"{to}: cannot be written 无法写入: {error.strerror}")
+        cli.fail(ExitCode.USAGE, f"{to}: cannot be written 无法写入: {error.strerror}")
     if recorder is None or writer is None:
-        field_cli.fail(ExitCode.NO_READING, "nothing was heard; no file was made 什么也没听到，未生成文件")
+        cli.fail(ExitCode.NO_READING, "nothing was heard; no file was made 什么也没听到，未生成文件")
     recorder.finish()
     writer.close()
     summary = {
         "file": str(to),
-        "line": setting(line),
+        "line": line_text(line),
         "events": writer.events,
         "frames": recorder.sniffer.totals.frames,
         "stray_bytes": recorder.sniffer.totals.unknown_bytes,
@@ -66,17 +68,17 @@ def active(
     port: str,
     to: Path,
     meters: Sequence[str],
-    line: tuple[int | None, str | None, int | None],
+    options: LineOptions,
     *,
     times: int,
     every_s: float,
     as_json: bool,
 ) -> ExitCode:
     """Read meters and record it; return the exit code."""
-    talk = field_cli.console(stderr=True)
-    plans = [_plan(port, text, line) for text in meters]
+    talk = cli.new_console(stderr=True)
+    plans = [_plan(port, text, options) for text in meters]
     if len({plan.line for plan in plans}) > 1:
-        field_cli.fail(
+        cli.fail(
             ExitCode.USAGE, "the meters leave the factory with different line settings; give --baudrate and --parity"
         )
     if to.exists():
@@ -90,20 +92,18 @@ def active(
     writer = _writer(to, plans[0].line, "active")
     try:
         with writer:
-            values = record_reads(
-                plans, writer, times=times, every_s=every_s, clock=SystemClock(), tell=tell, tape=Tape()
-            )
+            values = record_reads(plans, writer, times=times, every_s=every_s, clock=SystemClock(), tell=tell)
     except KeyboardInterrupt:
         values = sum(report.measurement is not None for report in reports)
     except OSError as error:
-        field_cli.fail(ExitCode.USAGE, f"{to}: cannot be written 无法写入: {error.strerror}")
+        cli.fail(ExitCode.USAGE, f"{to}: cannot be written 无法写入: {error.strerror}")
     lost = next((report.error for report in reports if isinstance(report.error, PortLost)), None)
     if lost is not None and not values:
         to.unlink(missing_ok=True)
-        field_cli.port_failed(plans[0].line, lost)
+        cli.port_failed(plans[0].line, lost)
     summary = {
         "file": str(to),
-        "line": setting(plans[0].line),
+        "line": line_text(plans[0].line),
         "events": writer.events,
         "readings": len(reports),
         "values": values,
@@ -118,33 +118,29 @@ def play(file: Path, *, profile: Profile | None, as_json: bool) -> ExitCode:
         loaded = capture.load(file)
         result = replaying.replay(loaded, profile=profile)
     except capture.CaptureError as error:
-        field_cli.fail(ExitCode.USAGE, str(error))
+        cli.fail(ExitCode.USAGE, str(error))
     if as_json:
-        field_cli.print_json(views_replaying.as_json(loaded, result))
+        cli.print_json(views_replaying.as_json(loaded, result))
     else:
-        views_replaying.show(loaded, result, field_cli.console())
+        views_replaying.show(loaded, result, cli.new_console())
     if result.differing:
         return ExitCode.DIFFERENT
     return ExitCode.OK if any(outcome.now for outcome in result.outcomes) else ExitCode.NO_READING
 
 
-def _plan(port: str, text: str, line: tuple[int | None, str | None, int | None]) -> Plan:
+def _plan(port: str, text: str, options: LineOptions) -> Plan:
     name, _, address = text.partition(":")
     if not name or not address:
-        field_cli.fail(ExitCode.USAGE, f"--read {text[:60]!r}: give PROFILE:ADDRESS, such as usw-dn15-40:17 格式无效")
+        cli.fail(ExitCode.USAGE, f"--read {text[:60]!r}: give PROFILE:ADDRESS, such as usw-dn15-40:17 格式无效")
     try:
         profile = load(name)
         parsed = profile.protocol.parse_address(address)
     except ProfileError as error:
-        field_cli.fail(ExitCode.CONFIGURATION, f"--read {text[:60]!r}: {error}")
-    baudrate, parity, stop_bits = line
-    settings = LineSettings(
-        name="record",
-        port=port,
-        baudrate=baudrate or profile.line.baudrate,
-        parity=parity or profile.line.parity,
-        stop_bits=stop_bits or profile.line.stop_bits,
-    )
+        cli.fail(ExitCode.CONFIGURATION, f"--read {text[:60]!r}: {error}")
+    try:
+        settings = line_of(port, profile=profile, **options)
+    except LineError as error:
+        cli.fail(ExitCode.USAGE, str(error))
     return Plan(
         meter=address,
         line=settings,
@@ -164,19 +160,19 @@ def _writer(to: Path, line: LineSettings, how: str) -> capture.Writer:
         _exists(to)
         raise AssertionError from None
     except OSError as error:
-        field_cli.fail(ExitCode.USAGE, f"{to}: cannot be made 无法创建: {error.strerror}")
+        cli.fail(ExitCode.USAGE, f"{to}: cannot be made 无法创建: {error.strerror}")
 
 
 def _exists(to: Path) -> None:
-    field_cli.fail(ExitCode.USAGE, f"{to} exists and is not overwritten 文件已存在; name another one with --to")
+    cli.fail(ExitCode.USAGE, f"{to} exists and is not overwritten 文件已存在; name another one with --to")
 
 
 def _say(summary: dict[str, object], to: Path, *, as_json: bool) -> None:
     if as_json:
-        field_cli.print_json(summary)
+        cli.print_json(summary)
         return
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in summary.items() if isinstance(count, int))
-    field_cli.console().print(f"{to}  {summary['line']}  {counts}")
-    field_cli.console(stderr=True).print(
+    cli.new_console().print(f"{to}  {summary['line']}  {counts}")
+    cli.new_console(stderr=True).print(
         f"look at it 查看: shuiwang replay {to}   make it a test 变成测试: tests/gateway/captures/", style="dim"
     )

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from agent.exit_codes import ExitCode
-from agent.technician import advice, field_cli, proposal, views_reading, views_scanning
+from agent.technician import advice, cli, proposal, scan_plan, views_reading, views_scanning
 from agent.technician.scan_plan import Wanted
 from agent.technician.scanning import Event, Found, Scan, Told
 from agent.technician.words import Words
@@ -34,20 +34,26 @@ def run(
     ports: list[str], wanted: Wanted, *, is_forced: bool, listen_s: float, write: Path | None, as_json: bool
 ) -> ExitCode:
     """Scan and print; return the exit code."""
-    talk = field_cli.console(stderr=True)
+    talk = cli.new_console(stderr=True)
     ports = ports or advice.ports_here()
     if not ports:
-        field_cli.fail(
+        cli.fail(
             ExitCode.PORT,
             "this machine has no serial port 本机没有串口",
             [Words("插好 USB 转 485 适配器，或用 --port 指定", "Plug in the USB-RS-485 adapter, or give --port")],
         )
+    if not any(scan_plan.quick(port, wanted) for port in ports):
+        cli.fail(
+            ExitCode.USAGE,
+            "these options leave nothing to look for 这些选项下没有可查的: Modbus TCP needs --port socket://host:502,"
+            " 7 data bits mean Modbus ASCII, and 14 digits CJ/T 188",
+        )
     scan = Scan(ports, wanted, is_forced=is_forced, listen_s=listen_s)
     is_complete = _watch(scan, talk)
     if as_json:
-        field_cli.print_json(views_scanning.as_json(scan, is_complete=is_complete))
+        cli.print_json(views_scanning.as_json(scan, is_complete=is_complete))
     else:
-        field_cli.console().print(views_scanning.table(scan))
+        cli.new_console().print(views_scanning.table(scan))
     if not is_complete:
         talk.print("stopped: what was found until then 已中断：以上为已找到的", style="yellow")
     if write is not None and scan.found:
@@ -59,7 +65,7 @@ def _watch(scan: Scan, talk: Console) -> bool:
     """Show the scan as it goes; tell whether it came to its end."""
     first_look = views_scanning.duration(scan.estimate_s())
     talk.print(
-        f"first look 初查约 {first_look}, then every address 然后逐址全查; Ctrl-C stops 可随时停止",
+        f"first look 初查约 {first_look}, then all 再全查; Ctrl-C stops 可随时停止",
         style="dim",
     )
     bar = Progress(
@@ -101,7 +107,7 @@ def _write(scan: Scan, path: Path, talk: Console) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(proposal.toml(scan.found))
     except OSError as error:
-        field_cli.fail(ExitCode.USAGE, f"{path}: cannot be written 无法写入: {error.strerror}")
+        cli.fail(ExitCode.USAGE, f"{path}: cannot be written 无法写入: {error.strerror}")
     talk.print(f"proposed in 建议配置已写入 {path}", style="green")
 
 

@@ -7,22 +7,24 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from agent.exit_codes import ExitCode
-from agent.technician import field_cli, views_reading, views_sniffing
-from agent.technician.overhearing import Moment, overhear
+from agent.technician import cli, views_reading, views_sniffing
+from agent.technician.lines import is_network, line_text
+from agent.technician.overhearing import NO_TAP, Moment, overhear
 from agent.technician.sniffing import Heard
-from agent.technician.views_scanning import setting
 from agent.technician.words import Words
 from gateway.line import LineSettings
 from protocols.errors import PortLost
 
 REFRESH_PER_S = 5
+RECENT_MAX = 100  # frames that the moving picture may show
 
 
 def run(lines: Sequence[LineSettings], *, seconds: float | None, as_json: bool) -> ExitCode:
     """Overhear and print; return the exit code."""
-    console = field_cli.console()
+    console = cli.new_console()
+    warn_of_tcp(lines[0])
     last: Moment | None = None
-    recent: deque[Heard] = deque(maxlen=field_cli.RECENT_MAX)
+    recent: deque[Heard] = deque(maxlen=RECENT_MAX)
     lost: PortLost | None = None
     is_moving = console.is_terminal and not as_json
     live = Live(console=console, refresh_per_second=REFRESH_PER_S, transient=True) if is_moving else None
@@ -47,12 +49,18 @@ def run(lines: Sequence[LineSettings], *, seconds: float | None, as_json: bool) 
             live.stop()
     if last is None:
         assert lost is not None
-        field_cli.port_failed(lines[0], lost)
+        cli.port_failed(lines[0], lost)
     last.sniffer.finish()
     _summarize(last, recent, console, as_json=as_json)
     if lost is not None:
-        field_cli.port_failed(last.line, lost)
+        cli.port_failed(last.line, lost)
     return ExitCode.OK if last.sniffer.totals.frames else ExitCode.NO_READING
+
+
+def warn_of_tcp(line: LineSettings) -> None:
+    """Say what cannot be overheard on a port in the network."""
+    if is_network(line.port):
+        cli.new_console(stderr=True).print(NO_TAP.zh, NO_TAP.en, sep="\n", style="yellow")
 
 
 def _picture(moment: Moment, recent: Sequence[Heard], console: Console) -> RenderableType:
@@ -69,7 +77,7 @@ def _picture(moment: Moment, recent: Sequence[Heard], console: Console) -> Rende
 def _print(moment: Moment, console: Console, *, as_json: bool) -> None:
     for heard in moment.heard:
         if as_json:
-            field_cli.print_json(views_sniffing.as_json(heard), is_line=True)
+            cli.print_json(views_sniffing.as_json(heard), is_line=True)
         else:
             console.print(views_sniffing.frame_line(heard, width=console.width))
 
@@ -77,9 +85,9 @@ def _print(moment: Moment, console: Console, *, as_json: bool) -> None:
 def _summarize(moment: Moment, recent: Sequence[Heard], console: Console, *, as_json: bool) -> None:
     sniffer = moment.sniffer
     if as_json:
-        line = setting(moment.line)
+        line = line_text(moment.line)
         summary = views_sniffing.summary_json(sniffer, port=moment.line.port, line=line, elapsed_ms=moment.elapsed_ms)
-        field_cli.print_json(summary, is_line=True)
+        cli.print_json(summary, is_line=True)
         return
     if console.is_terminal:
         for heard in list(recent)[-8:]:
@@ -93,4 +101,4 @@ def _summarize(moment: Moment, recent: Sequence[Heard], console: Console, *, as_
 
 
 def _title(line: LineSettings) -> str:
-    return f" {line.port}  {setting(line)}"
+    return f" {line.port}  {line_text(line)}"

@@ -1,5 +1,7 @@
 r"""Bytes in whatever form they were pasted: pairs, `0x` lists, `\x` strings, terminal logs, hexdump -C, xxd, traces.
 
+Modbus ASCII stays the text that it is: `:110302040004E2`, with CR LF, `\r\n` or nothing behind it.
+
 A line may carry a direction (`>>`, `<<`, TX, RX, 发送, 接收), a time stamp, a time in brackets, an offset in front and
 an ASCII column behind. Lines without a direction continue those before.
 """
@@ -31,6 +33,10 @@ _STAMPS: Final = (
     re.compile(r"(?:^|\s)\+\d+(?:\.\d+)?(?:ms|s)?(?=\s|$)"),
 )
 _SEPARATORS: Final = re.compile(r"[\s,;:：，；、_\-\"'\[\](){}<>=]+")
+# One frame of Modbus ASCII, and how people write its end. Another one may follow it, nothing else.
+_ASCII: Final = re.compile(
+    r":((?:[0-9A-Fa-f]{2}){3,255})(?:\\x0[dD]\\x0[aA]|<CR> ?<LF>|\[CR\] ?\[LF\]|␍␊|CR ?LF)?(?=[\s\"']*(?::|$))"
+)
 _PREFIX: Final = re.compile(r"(?:0[xX]|\\x|\$)(?=[0-9A-Fa-f])")
 
 
@@ -84,18 +90,38 @@ def _dump_column(line: str) -> tuple[int | None, str | None]:
 
 
 def _parse_line(line: str, number: int) -> tuple[Direction | None, bytes]:
-    line = _COMMENT.sub("", line)
+    line = _COMMENT.sub("", line).replace(r"\r\n", "␍␊")
     for stamp in _STAMPS:
         line = stamp.sub(" ", line)
     for direction, mark in _DIRECTIONS:
-        line, count = mark.subn(" ", line, count=1)
-        if count:
-            return direction, _parse_bytes(line, number)
+        found = mark.search(line)
+        if found:
+            rest = f"{line[: found.start()]} {line[found.end() :]}"
+            # `RX:0103…` may be RTU behind a colon of its own, or an ASCII frame.
+            if found[0].endswith(":") and (frames := _ascii_frames(f":{rest.strip()}", is_sure=False)):
+                return direction, frames
+            return direction, _parse_bytes(rest, number)
     return None, _parse_bytes(line, number)
 
 
 def _parse_bytes(text: str, number: int) -> bytes:
+    if frames := _ascii_frames(text, is_sure=True):
+        return frames
     return b"".join(_parse_token(token, number) for token in _SEPARATORS.split(_PREFIX.sub(" 0x", text)))
+
+
+def _ascii_frames(text: str, *, is_sure: bool) -> bytes:
+    """Return the Modbus ASCII in a line, with its CR LF; nothing where the line holds anything else.
+
+    Unless it is sure that the colon belongs to the frame, the checksum must be right.
+    """
+    matches = list(_ASCII.finditer(text))
+    if not matches or _ASCII.sub("", text).strip(" \t：\"'"):
+        return b""
+    digits = [match[1].upper() for match in matches]
+    if not is_sure and any(sum(bytes.fromhex(one)) & 0xFF for one in digits):
+        return b""
+    return b"".join(f":{one}\r\n".encode("ascii") for one in digits)
 
 
 def _parse_token(token: str, number: int) -> bytes:

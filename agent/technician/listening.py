@@ -2,27 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any
 
 from gateway.line import LineSettings, open_port
 from protocols.errors import PortLost
-
-# Settings of meter lines in the order of how often they are met: Modbus and CJ/T 188 as they leave the factory first.
-USUAL: Final[tuple[tuple[int, str, int], ...]] = (
-    (9600, "N", 1),
-    (2400, "E", 1),
-    (9600, "E", 1),
-    (4800, "N", 1),
-    (2400, "N", 1),
-    (1200, "E", 1),
-    (19200, "N", 1),
-    (4800, "E", 1),
-    (19200, "E", 1),
-    (9600, "O", 1),
-    (38400, "N", 1),
-    (115200, "N", 1),
-    (300, "E", 1),
-)
 
 
 class Ear:

@@ -7,12 +7,20 @@ from typing import Any, Final
 import msgspec
 
 from agent.technician.fits import Guesser, built_in
-from agent.technician.listening import USUAL, Ear
+from agent.technician.lines import USUAL, LineError, LineOptions, framing_of, is_network, line_of
+from agent.technician.listening import Ear
 from agent.technician.sniffing import Heard, Sniffer
+from agent.technician.words import Words
 from gateway.line import LineSettings, open_port
 
 # So many bytes without a frame are no bad luck: the settings are wrong. A request and an answer are shorter.
 BYTES_WITHOUT_FRAME_MAX: Final = 64
+NO_TAP: Final = Words(
+    "Modbus TCP 无法旁听：新的连接听不到别人的连接。请在主机上抓包：tcpdump -w meter.pcap port 502，再"
+    " shuiwang decode --file meter.pcap",
+    "Modbus TCP cannot be overheard: a connection of ours hears nothing of another's. Capture on the master's machine"
+    " with `tcpdump -w meter.pcap port 502`, then `shuiwang decode --file meter.pcap`.",
+)
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,19 +35,29 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_ms: float
 
 
-def candidates(
-    port: str, *, baudrate: int | None, parity: str | None, stop_bits: int | None
-) -> tuple[LineSettings, ...]:
-    """Return the settings to listen with: the given ones, or where no baud rate is given the usual ones in turn."""
-    if baudrate is not None:
-        return (
-            LineSettings(name="sniff", port=port, baudrate=baudrate, parity=parity or "N", stop_bits=stop_bits or 1),
-        )
+def candidates(port: str, options: LineOptions) -> tuple[LineSettings, ...]:
+    """Return the settings to listen with: the given ones, or where no baud rate is given the usual ones in turn.
+
+    Raises LineError, also for Modbus TCP.
+    """
+    if framing_of(options.get("framing") or "rtu") == "tcp":
+        raise LineError(f"{NO_TAP.en}\n{NO_TAP.zh}")
+    parity, bits, stop_bits = options.get("parity"), options.get("data_bits"), options.get("stop_bits")
+    given = line_of(port, **options | {"framing": "ascii" if bits == 7 else None})
+    if options.get("baudrate") is not None or is_network(port):
+        return (given,)
     return tuple(
-        LineSettings(name="sniff", port=port, baudrate=rate, parity=usual_parity, stop_bits=stop_bits or usual_bits)
-        for rate, usual_parity, usual_bits in USUAL
-        if parity in (None, usual_parity)
-    )
+        LineSettings(
+            name="technician",
+            port=port,
+            baudrate=usual.baudrate,
+            parity=usual.parity,
+            stop_bits=stop_bits or usual.stop_bits,
+            data_bits=usual.data_bits,
+        )
+        for usual in USUAL
+        if (parity is None or given.parity == usual.parity) and bits in (None, usual.data_bits)
+    ) or (given,)
 
 
 def overhear(

@@ -51,6 +51,8 @@ class Piece(msgspec.Struct, kw_only=True):
     kind: Kind
     title: Words
     protocol: str = ""  # modbus, cjt188, mbus; empty for noise
+    framing: str | None = None  # of Modbus: rtu, ascii, tcp
+    plain: bytes = b""  # what the protocol's own module understands: Modbus as an RTU frame, else the bytes
     direction: Direction | None = None
     fields: list[Field] = []
     checksum: Checksum | None = None

@@ -10,6 +10,8 @@ import typer
 from agent.exit_codes import ExitCode
 from agent.technician.cli import (
     AddressOption,
+    DataBitsOption,
+    FramingOption,
     JsonOption,
     ParityOption,
     PortOption,
@@ -91,6 +93,8 @@ def profiles_new(
     ] = None,
     parity: ParityOption = None,
     stop_bits: StopBitsOption = None,
+    data_bits: DataBitsOption = None,
+    framing: FramingOption = None,
     timeout_ms: TimeoutOption = None,
     register: Annotated[
         int | None, typer.Option("--register", min=0, max=0xFFFF, help="First register, from 0. 起始寄存器")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.technician.fits import Fit
+from agent.technician.lines import is_network
 from agent.technician.scanning import Found
 from agent.technician.words import cubic_metres
 from gateway.line import LineSettings
@@ -33,10 +34,15 @@ def toml(found: Sequence[Found]) -> str:
 
 
 def _bus(line: LineSettings, name: str) -> list[str]:
+    bus = ["[[bus]]", f'name = "{name}"', f"port = {_quoted(line.port)}"]
+    if line.framing == "tcp":
+        return [*bus, 'framing = "tcp"']
+    framing = ['framing = "ascii"', f"data_bits = {line.data_bits}"] if line.framing == "ascii" else []
+    server = ["# Below, what the serial server is set to: look there. 以下三项请按串口服务器的设置填写"]
     return [
-        "[[bus]]",
-        f'name = "{name}"',
-        f"port = {_quoted(line.port)}",
+        *bus,
+        *framing,
+        *(server if is_network(line.port) else []),
         f"baudrate = {line.baudrate}",
         f'parity = "{line.parity}"',
         f"stop_bits = {line.stop_bits}",

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.settings import Config, MeterSettings
+from agent.technician.lines import line_text
 from agent.technician.trace import Frame, Trace
 from gateway.clock import Clock
 from gateway.line import Line, LineSettings, open_port
@@ -74,7 +75,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         for index in range(len(self.frames) - 1, 0, -1):
             asked, answered = self.frames[index - 1], self.frames[index]
             if asked.direction == "tx" and answered.direction == "rx":
-                sent_ms = len(asked.data) * self.plan.line.byte_s * 1000
+                is_tcp = self.plan.line.framing == "tcp"  # there the bytes are sent at once
+                sent_ms = 0 if is_tcp else len(asked.data) * self.plan.line.byte_s * 1000
                 return max(0, round(answered.at_ms - asked.at_ms - sent_ms))
         return None
 
@@ -158,11 +160,6 @@ def change(earlier: tuple[float, int], later: tuple[float, int], *, step_ml: int
         flow_l_h=difference_ml * per_h,
         flow_error_l_h=step_ml * per_h,
     )
-
-
-def line_text(line: LineSettings) -> str:
-    """Return `9600 8N1`."""
-    return f"{line.baudrate} 8{line.parity}{line.stop_bits}"
 
 
 def plan_from_config(config: Config, wanted: str | None) -> Plan:

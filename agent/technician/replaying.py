@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.technician.capture import Capture, CaptureError, Event, Meter, outcome_code, profile_of
+from agent.technician.cutting import cut
 from agent.technician.fits import Guesser, built_in
 from agent.technician.reading import Plan, Report, Station
 from agent.technician.recording import outcome_of, outcome_of_report
@@ -61,7 +62,11 @@ def replay(capture: Capture, *, profile: Profile | None = None) -> Replay:
 
     Raises CaptureError for a meter or profile that is not there, or an address that the profile cannot have.
     """
-    sniffer = Sniffer(byte_ms=capture.line.byte_s * 1000, guesser=Guesser(_candidates(capture, profile)))
+    sniffer = Sniffer(
+        byte_ms=capture.line.byte_s * 1000,
+        source="tcp" if capture.line.framing == "tcp" else "line",
+        guesser=Guesser(_candidates(capture, profile)),
+    )
     heard = tuple(_overhear(capture, sniffer))
     if capture.is_active:
         return Replay(outcomes=tuple(_read_again(capture, profile)), heard=heard)
@@ -161,7 +166,7 @@ def _station(
         parsed = used.protocol.parse_address(address)
     except ProfileError as error:
         raise CaptureError(f"{capture.where}: {address!r} is no address for {used.name}: {error}") from error
-    port = _PlayedPort(clock)
+    port = _PlayedPort(clock, is_tcp=capture.line.framing == "tcp")
     plan = Plan(
         meter=address,
         line=capture.line,
@@ -202,8 +207,10 @@ class _Request(msgspec.Struct, frozen=True):
 class _PlayedPort:
     """A port on which the recorded bytes come as long after our requests as they came after the recorded ones."""
 
-    def __init__(self, clock: _VirtualClock) -> None:
+    def __init__(self, clock: _VirtualClock, *, is_tcp: bool) -> None:
         self.differs = False
+        self._is_tcp = is_tcp
+        self._transactions: dict[bytes, bytes] = {}  # of Modbus TCP: the recorded one, and ours in its place
         self._clock = clock
         self._buffer = bytearray()
         self._arrivals: list[tuple[float, bytes]] = []
@@ -233,10 +240,17 @@ class _PlayedPort:
             self.differs = True  # a request more than was recorded: nothing answers
             return
         request = self._requests.popleft()
-        self.differs |= request.data != data
+        self.differs |= request.data[self._head :] != data[self._head :]
+        if self._is_tcp:
+            self._transactions[request.data[:2]] = data[:2]
         self._last_at_ms, self._last_s = request.at_ms, self._clock.now_s
         for after_ms, answer in request.answers:
             self._arrive(after_ms, answer)
+
+    @property
+    def _head(self) -> int:
+        """How many bytes of a request are no request but its number, which is another one in every run."""
+        return 2 if self._is_tcp else 0
 
     @property
     def in_waiting(self) -> int:
@@ -256,6 +270,13 @@ class _PlayedPort:
 
     def _arrive(self, after_ms: int, data: bytes) -> None:
         """Let bytes come so long after the last request."""
+        if self._is_tcp:
+            frames = cut(data, source="tcp")
+            data = b"".join(
+                self._transactions.get(data[one.start : one.start + 2], data[one.start : one.start + 2])
+                + data[one.start + 2 : one.end]
+                for one in frames
+            )
         self._arrivals.append((self._last_s + max(0, after_ms) / 1000, data))
         self._arrivals.sort(key=lambda arrival: arrival[0])
 

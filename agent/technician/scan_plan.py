@@ -10,39 +10,34 @@ from typing import Final, Literal
 
 import msgspec
 
+from agent.technician.lines import FRAMINGS, USUAL, Usual, Wire, is_network
 from gateway.line import LineSettings
-from protocols import cjt188, mbus, modbus
+from protocols import cjt188, mbus, modbus, modbus_tcp
 from protocols.errors import ShuiwangError
 
 PROTOCOLS: Final = ("cjt188", "modbus", "mbus")
-# Baud rate, parity, stop bits, and what is met with them, by how common they are at village meters (CJ/T 188 and M-Bus
-# leave the factory with 2400 8E1, nearly all Modbus meters with 9600 8N1).
-USUAL: Final[tuple[tuple[int, str, int, tuple[str, ...]], ...]] = (
-    (2400, "E", 1, ("cjt188", "mbus")),
-    (9600, "N", 1, ("modbus", "cjt188")),
-    (9600, "E", 1, ("modbus", "cjt188", "mbus")),
-    (4800, "N", 1, ("modbus",)),
-    (2400, "N", 1, ("cjt188", "modbus")),
-    (1200, "E", 1, ("cjt188",)),
-    (4800, "E", 1, ("cjt188", "modbus")),
-    (19200, "N", 1, ("modbus",)),
-    (19200, "E", 1, ("modbus",)),
-    (9600, "O", 1, ("modbus",)),
-    (38400, "N", 1, ("modbus",)),
-    (115200, "N", 1, ("modbus",)),
-    (300, "E", 1, ("mbus",)),
-)
 # Installers count from 1; these cost seconds at each setting.
 FIRST_UNITS: Final = range(1, 11)
-# From the request's last bit to the answer's first. CJ/T 188 meters wake up first; drivers wait 0.5 to 2 s.
-TIMEOUT_MS: Final = {"modbus": 250, "cjt188": 1000}
+# From the request's last bit to the answer's first. CJ/T 188 meters wake up first; drivers wait 0.5 to 2 s. Behind
+# Modbus TCP there often is a line of its own.
+TIMEOUT_MS: Final[dict[Wire, int]] = {"rtu": 250, "ascii": 250, "tcp": 500, "cjt188": 1000}
 SEARCH: Final = "search"  # in place of an address: all M-Bus meters, by their identities
 # A meter answers within 330 bit times and 50 ms (EN 13757-2); the rest is the adapter's and the scheduler's.
 MBUS_BITS: Final = 330
 MBUS_MARGIN_MS: Final = 110
 # What we wait before the next request when nothing was heard.
 GAP_S: Final = 0.005
-_REQUEST_BYTES: Final = {"modbus": modbus.REQUEST_BYTES, "cjt188": 4 + 16, "mbus": mbus.SHORT_BYTES}
+_REQUEST_BYTES: Final[dict[Wire, int]] = {
+    "rtu": modbus.REQUEST_BYTES,
+    "ascii": 3 + 2 * (modbus.REQUEST_BYTES - 1),
+    "tcp": modbus_tcp.HEADER_BYTES + modbus.REQUEST_BYTES - 2,
+    "cjt188": 4 + 16,
+    "mbus": mbus.SHORT_BYTES,
+}
+# What a serial server that passes bytes on is most often set to, by what is behind it; we cannot change it.
+_BEHIND_SERVER: Final[dict[Wire, Usual]] = {
+    wire: next(usual for usual in USUAL if wire in usual.wires) for wire in ("rtu", "ascii", "cjt188", "mbus")
+}
 # Any meter is asked for its address and for its total, each in both orders of the identifier (`scan_probe`).
 CJT188_QUESTIONS: Final = 4
 SEARCH_QUERIES_EXPECTED: Final = 25  # two meters whose numbers differ early; every further one costs as much again
@@ -59,6 +54,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     baudrates: tuple[int, ...] = ()
     parities: tuple[str, ...] = ()
     stop_bits: int | None = None
+    data_bits: int | None = None
+    framings: tuple[str, ...] = ()  # of Modbus; given without protocols they mean Modbus alone
     units: tuple[int, ...] = ()  # Modbus units and M-Bus primary addresses
     numbers: tuple[str, ...] = ()  # CJ/T 188 numbers that are printed on the meters
     timeout_ms: int | None = None
@@ -74,11 +71,16 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: int
 
     @property
+    def wire(self) -> Wire:
+        """The protocol, Modbus by its framing."""
+        return wire_of(self.line, self.protocol)
+
+    @property
     def address_s(self) -> float:
         """How long one address takes that nobody has."""
         asks = CJT188_QUESTIONS if self.protocol == "cjt188" and cjt188.BROADCAST in self.addresses else 1
         asks = SEARCH_QUERIES_EXPECTED if SEARCH in self.addresses else asks
-        return asks * (_REQUEST_BYTES[self.protocol] * self.line.byte_s + self.timeout_ms / 1000 + GAP_S)
+        return asks * (_REQUEST_BYTES[self.wire] * self.line.byte_s + self.timeout_ms / 1000 + GAP_S)
 
     @property
     def cost_s(self) -> float:
@@ -110,11 +112,10 @@ def parse_addresses(text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
 def quick(port: str, wanted: Wanted) -> list[Step]:
     """Return the first look: likely addresses at every setting; all addresses that the user names."""
     steps = []
-    for line, protocols in _settings(port, wanted):
-        for protocol in protocols:
-            addresses = _quick_addresses(protocol, wanted)
-            if addresses:
-                steps.append(_step(line, protocol, addresses, wanted))
+    for line, protocol in _settings(port, wanted):
+        addresses = _quick_addresses(protocol, wanted)
+        if addresses:
+            steps.append(_step(line, protocol, addresses, wanted))
     return steps
 
 
@@ -137,12 +138,7 @@ def deep(
 
 def second(port: str, wanted: Wanted) -> list[Step]:
     """Return what is left to try where the first look found nothing."""
-    return [
-        step
-        for line, protocols in _settings(port, wanted)
-        for protocol in protocols
-        for step in deep(line, protocol, wanted, answer="none")
-    ]
+    return [step for line, protocol in _settings(port, wanted) for step in deep(line, protocol, wanted, answer="none")]
 
 
 def total_s(steps: Sequence[Step]) -> float:
@@ -150,26 +146,68 @@ def total_s(steps: Sequence[Step]) -> float:
     return sum(step.cost_s for step in steps)
 
 
-def _settings(port: str, wanted: Wanted) -> Iterator[tuple[LineSettings, tuple[str, ...]]]:
-    """Yield the line settings to try, each with its protocols; what the user names replaces what is usual."""
-    protocols = wanted.protocols or PROTOCOLS
-    usual = [
-        (baudrate, parity, stop_bits, tuple(name for name in met if name in protocols))
-        for baudrate, parity, stop_bits, met in USUAL
-        if wanted.baudrates in ((), (baudrate,)) or baudrate in wanted.baudrates
-        if not wanted.parities or parity in wanted.parities
-    ]
-    if wanted.baudrates:  # also what nobody would guess
-        known = {(baudrate, parity) for baudrate, parity, *_ in usual}
-        parities = wanted.parities or (() if usual else ("N", "E"))
-        extra = [(rate, parity) for rate in wanted.baudrates for parity in parities if (rate, parity) not in known]
-        # The user has narrowed it down: then every protocol is worth its time.
-        usual = [(baudrate, parity, stop_bits, protocols) for baudrate, parity, stop_bits, _ in usual]
-        usual += [(baudrate, parity, 1, protocols) for baudrate, parity in extra]
-    for baudrate, parity, stop_bits, met in usual:
-        if met:
-            bits = wanted.stop_bits or stop_bits
-            yield LineSettings(name="scan", port=port, baudrate=baudrate, parity=parity, stop_bits=bits), met
+def wire_of(line: LineSettings, protocol: str) -> Wire:
+    """Return what a protocol is on a line: Modbus has three framings."""
+    wires: dict[tuple[str, str], Wire] = {("modbus", "ascii"): "ascii", ("modbus", "tcp"): "tcp"}
+    others: dict[str, Wire] = {"modbus": "rtu", "cjt188": "cjt188", "mbus": "mbus"}
+    return wires.get((protocol, line.framing), others[protocol])
+
+
+def _settings(port: str, wanted: Wanted) -> Iterator[tuple[LineSettings, str]]:
+    """Yield the line settings to try, each with a protocol; what the user names replaces what is usual."""
+    wires = _wires(port, wanted)
+    for usual in _behind_network(wires) if is_network(port) else _on_serial(wires, wanted):
+        for wire in usual.wires:
+            line = LineSettings(
+                name="scan",
+                port=port,
+                baudrate=usual.baudrate,
+                parity=usual.parity,
+                stop_bits=wanted.stop_bits or usual.stop_bits,
+                data_bits=usual.data_bits,
+                framing=wire if wire in FRAMINGS else "rtu",
+            )
+            yield line, "modbus" if wire in FRAMINGS else wire
+
+
+def _wires(port: str, wanted: Wanted) -> tuple[Wire, ...]:
+    """Return what to look for on a port."""
+    protocols = wanted.protocols or (("modbus",) if wanted.framings else PROTOCOLS)
+    possible: tuple[Wire, ...] = ("tcp", "rtu", "ascii") if is_network(port) else ("rtu", "ascii")
+    framings = [wire for wire in possible if not wanted.framings or wire in wanted.framings]
+    others: tuple[Wire, ...] = ("cjt188", "mbus")
+    return (*(framings if "modbus" in protocols else ()), *(wire for wire in others if wire in protocols))
+
+
+def _behind_network(wires: Sequence[Wire]) -> Iterator[Usual]:
+    """Yield one setting each: the speed behind a server is the server's. Modbus TCP comes first."""
+    for wire in wires:
+        setting = _BEHIND_SERVER.get(wire, Usual(9600, 8, "N", 1, ()))
+        yield setting._replace(wires=(wire,))
+
+
+def _on_serial(wires: Sequence[Wire], wanted: Wanted) -> Iterator[Usual]:
+    usual = [row for row in USUAL if row.baudrate in wanted.baudrates or not wanted.baudrates]
+    if wanted.baudrates:
+        usual = _narrowed(usual, wires, wanted)
+    for row in usual:
+        met = tuple(wire for wire in row.wires if wire in wires)
+        is_wanted = row.parity in (wanted.parities or (row.parity,)) and wanted.data_bits in (None, row.data_bits)
+        if met and is_wanted:
+            yield row._replace(wires=met)
+
+
+def _narrowed(usual: Sequence[Usual], wires: Sequence[Wire], wanted: Wanted) -> list[Usual]:
+    """Return the settings at the speeds that the user names: also what nobody would guess, and every protocol there."""
+    in_8_bits = tuple(wire for wire in wires if wire != "tcp")
+    rows = [row._replace(wires=in_8_bits) if row.data_bits == 8 else row for row in usual]
+    for rate in wanted.baudrates:
+        known = {(row.data_bits, row.parity) for row in usual if row.baudrate == rate}
+        parities = wanted.parities or (() if known else ("N", "E"))
+        rows += [Usual(rate, 8, parity, 1, in_8_bits) for parity in parities if (8, parity) not in known]
+        in_7_bits = wanted.parities if wanted.data_bits == 7 else ()
+        rows += [Usual(rate, 7, parity, 1, ("ascii",)) for parity in in_7_bits or ("E",) if (7, parity) not in known]
+    return rows
 
 
 def _quick_addresses(protocol: str, wanted: Wanted) -> tuple[str, ...]:
@@ -182,7 +220,7 @@ def _quick_addresses(protocol: str, wanted: Wanted) -> tuple[str, ...]:
 
 
 def _step(line: LineSettings, protocol: str, addresses: tuple[str, ...], wanted: Wanted) -> Step:
-    timeout_ms = wanted.timeout_ms or TIMEOUT_MS.get(protocol)
+    timeout_ms = wanted.timeout_ms or TIMEOUT_MS.get(wire_of(line, protocol))
     if timeout_ms is None:
         timeout_ms = round(1000 * MBUS_BITS / line.baudrate) + MBUS_MARGIN_MS
     return Step(line=line, protocol=protocol, addresses=addresses, timeout_ms=timeout_ms)

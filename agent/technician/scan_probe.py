@@ -6,11 +6,12 @@ An answer names its meter in all three protocols, so a late one is no trap here:
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
-from agent.technician.cutting import Cutter
+from agent.technician import modbus_wire
+from agent.technician.cutting import cut
 from agent.technician.scan_plan import GAP_S
 from gateway.line import LineSettings, open_port
 from protocols import cjt188, cjt188_data, mbus, mbus_search, modbus
@@ -25,6 +26,10 @@ ANSWER_ENDS_S: Final = 0.05
 HEARD_BYTES_MAX: Final = 1024
 # Where each further digit only brings more collisions the line is noisy, or meters have the same identity.
 SEARCH_QUERIES_WITHOUT_FIND_MAX: Final = 120
+# A gateway says with these that nobody has the unit (Application Protocol, section 7).
+_NOBODY_THERE: Final = frozenset({10, 11})
+# Reserved by the standard (Serial Line 2.2): no meter has it.
+_NOBODYS_UNIT: Final = 248
 # Any meter: its address (two orders of the identifier), its total (two orders). Some know only the latter.
 _ANY_CJT188: Final = (
     (cjt188.READ_ADDRESS, cjt188_data.ADDRESS, DiOrder.HIGH_FIRST, cjt188.ANY_TYPE),
@@ -65,6 +70,7 @@ class Probe:
         """Open the port. With `is_forced`, other masters are not minded. Raises PortLost."""
         self.line = line
         self.requests = 0
+        self.nobody = _NOBODY_THERE  # the exception codes with which a gateway says that nobody has a unit
         self._is_forced = is_forced
         self._monotonic = monotonic
         self._pause = pause
@@ -75,7 +81,7 @@ class Probe:
             raise PortLost(f"{line.port}: {error}") from error
 
     def next_serial(self) -> int:
-        """Return a new SER for CJ/T 188."""
+        """Return a new number for a request that its answer repeats: SER of CJ/T 188, transaction of Modbus TCP."""
         self._serial = (self._serial + 1) & 0xFF
         return self._serial
 
@@ -128,8 +134,12 @@ class Probe:
 
 
 def requests_in(heard: bytes, line: LineSettings) -> list[bytes]:
-    """Return the sound frames in some bytes that only a master sends."""
-    return [data for protocol, data in _frames(heard, line) if _is_request(protocol, data)]
+    """Return the sound frames in some bytes that only a master sends, as they stand there."""
+    return [
+        heard[one.start : one.end]
+        for one in cut(heard, source=_source(line))
+        if one.protocol and _is_request(one.protocol, one.plain)
+    ]
 
 
 def ask(probe: Probe, protocol: str, address: str, *, timeout_ms: int, profiles: Sequence[Profile]) -> Heard:
@@ -166,14 +176,25 @@ def search(probe: Probe, *, timeout_ms: int, tell: Callable[[float], None]) -> H
     return Heard(speakers=found, garbled=garbled, identities=found)
 
 
-def heard_modbus(heard: bytes, line: LineSettings) -> Heard:
-    """Return the units whose answers are among some bytes."""
-    units = [
-        str(data[0])
-        for protocol, data in _frames(heard, line)
-        if protocol == "modbus" and not _is_request(protocol, data)
-    ]
-    return Heard(speakers=_once(units), garbled=b"" if units else heard)
+def answers_every_unit(probe: Probe, *, timeout_ms: int, profiles: Sequence[Profile]) -> bool:
+    """Tell whether a device answers whatever unit is asked, as many do that speak Modbus TCP themselves.
+
+    A gateway refuses a unit that nobody has. With what code it does so is kept: nobody who is refused like that is a
+    meter. Raises PortLost.
+    """
+    answers = _modbus(probe.ask(_question(probe, profiles, _NOBODYS_UNIT), timeout_ms=timeout_ms), probe.line)
+    codes = {frame[2] if frame[1] & 0x80 else 0 for frame in answers}
+    # A device that refuses because of the registers has taken the unit for its own.
+    is_every = bool(codes & {0, modbus.ILLEGAL_FUNCTION, modbus.ILLEGAL_DATA_ADDRESS, modbus.ILLEGAL_DATA_VALUE})
+    probe.nobody = _NOBODY_THERE | codes if not is_every else _NOBODY_THERE
+    return is_every
+
+
+def heard_modbus(heard: bytes, line: LineSettings, *, nobody: frozenset[int] = _NOBODY_THERE) -> Heard:
+    """Return the units whose answers are among some bytes; `nobody` are the codes that say that nobody is there."""
+    answers = _modbus(heard, line)
+    units = [str(frame[0]) for frame in answers if not (frame[1] & 0x80 and frame[2] in nobody)]
+    return Heard(speakers=_once(units), garbled=b"" if answers else heard)
 
 
 def heard_cjt188(heard: bytes) -> Heard:
@@ -190,8 +211,8 @@ def heard_cjt188(heard: bytes) -> Heard:
 def heard_mbus(heard: bytes, asked: str, line: LineSettings) -> Heard:
     """Return the addresses of the meters whose telegrams are among some bytes: primary, or the number where unset."""
     names, identities = [], []
-    for protocol, data in _frames(heard, line):
-        frame = mbus.parse_frame(data) if protocol == "mbus" else None
+    for one in cut(heard, source=_source(line)):
+        frame = mbus.parse_frame(one.plain) if one.protocol == "mbus" else None
         if frame is None or frame.is_request:
             continue
         unset = frame.address not in range(1, mbus.PRIMARY_MAX + 1)
@@ -203,14 +224,22 @@ def heard_mbus(heard: bytes, asked: str, line: LineSettings) -> Heard:
 
 
 def _ask_modbus(probe: Probe, unit: int, timeout_ms: int, profiles: Sequence[Profile]) -> Heard:
-    request = modbus_question(profiles, unit)
-    heard = heard_modbus(probe.ask(request, timeout_ms=timeout_ms), probe.line)
+    answer = probe.ask(_question(probe, profiles, unit), timeout_ms=timeout_ms)
+    heard = heard_modbus(answer, probe.line, nobody=probe.nobody)
     if heard.garbled:  # a late answer of a neighbour may have run into this one
-        heard = heard_modbus(probe.ask(request, timeout_ms=2 * timeout_ms), probe.line)
+        answer = probe.ask(_question(probe, profiles, unit), timeout_ms=2 * timeout_ms)
+        heard = heard_modbus(answer, probe.line, nobody=probe.nobody)
     return heard
 
 
-def modbus_question(profiles: Sequence[Profile], unit: int) -> bytes:
+def _question(probe: Probe, profiles: Sequence[Profile], unit: int) -> bytes:
+    """Return the question as it travels on the line."""
+    asked = modbus_question(profiles)
+    rtu = modbus.add_crc(bytes((unit,)) + asked.pdu())
+    return modbus_wire.encode(rtu, probe.line.framing, transaction=probe.next_serial())
+
+
+def modbus_question(profiles: Sequence[Profile]) -> modbus.ReadRequest:
     """Return the request that most known meters answer with registers. Any other says at least that it has none."""
     blocks = Counter(
         (profile.spec.function, block.address, block.count)
@@ -219,7 +248,7 @@ def modbus_question(profiles: Sequence[Profile], unit: int) -> bytes:
         for block in profile.spec.read
     )
     function, address, count = min(blocks, key=lambda block: (-blocks[block], block))
-    return modbus.ReadRequest(unit=unit, function=function, address=address, count=count).encode()
+    return modbus.ReadRequest(unit=modbus.UNIT_MIN, function=function, address=address, count=count)
 
 
 def _ask_cjt188(probe: Probe, number: str, timeout_ms: int) -> Heard:
@@ -248,14 +277,19 @@ def _answer_to(probe: Probe, query: mbus.Request, *, timeout_ms: int) -> bytes |
         return mbus_search.Heard.COLLISION
 
 
-def _frames(heard: bytes, line: LineSettings) -> list[tuple[str, bytes]]:
-    cutter = Cutter(byte_ms=line.byte_s * 1000)
-    return [(piece.protocol, piece.data) for piece in (*cutter.feed(0, heard), *cutter.finish()) if piece.protocol]
+def _source(line: LineSettings) -> Literal["line", "tcp"]:
+    return "tcp" if line.framing == "tcp" else "line"
+
+
+def _modbus(heard: bytes, line: LineSettings) -> list[bytes]:
+    """Return the Modbus answers in some bytes, as RTU frames."""
+    cuts = cut(heard, source=_source(line))
+    return [one.plain for one in cuts if one.protocol == "modbus" and not modbus_wire.is_request(one.plain)]
 
 
 def _is_request(protocol: str, data: bytes) -> bool:
     if protocol == "modbus":
-        return not data[1] & 0x80 and len(data) == modbus.REQUEST_BYTES and len(data) != 5 + data[2]
+        return modbus_wire.is_request(data)
     if protocol == "cjt188":
         frame = cjt188.parse_frame(data)
         return frame is not None and not frame.is_reply

@@ -15,6 +15,7 @@ import msgspec
 
 from agent.technician import scan_plan, scan_probe
 from agent.technician.fits import Fit, built_in, ranked
+from agent.technician.lines import USUAL, is_network, line_text
 from agent.technician.listening import Ear
 from agent.technician.scan_plan import SEARCH, Step, Wanted
 from agent.technician.scan_probe import AnotherMaster, Probe
@@ -28,6 +29,7 @@ from protocols.profile import Profile
 
 # A master that reads every meter once in so long is heard; one that comes every quarter of an hour is not.
 LISTEN_S: Final = 2.0
+LISTEN_SETTINGS: Final = 6  # at which nearly every master talks
 FRAMES_SHOWN: Final = 3
 _PROBES: Final = "probe"  # the order of an identifier that a profile finds out by trying; it fits whatever fits
 
@@ -91,6 +93,7 @@ class Scan:
         self._done_s = 0.0
         self._todo: list[Step] = []
         self._is_stopped = False
+        self._is_alone = False  # a device answers whatever unit is asked
         self._identities: set[tuple[str, str]] = set()  # (port, M-Bus identity) of those that are known by an address
         self._reserved_s = self._ahead_s(self.ports)
 
@@ -129,7 +132,7 @@ class Scan:
 
     def _work(self, steps: list[Step]) -> Iterator[Event]:
         """Do steps. Where something answers, all addresses there come next, and other settings not at all."""
-        self._todo, self._is_stopped = steps, False
+        self._todo, self._is_stopped, self._is_alone = steps, False, False
         first_look = set(steps)
         while self._todo and not self._is_stopped:
             step = self._todo.pop(0)
@@ -142,12 +145,12 @@ class Scan:
                 yield self._identify(step, address)
             if not speakers and not is_answered:
                 continue
-            if step in first_look:
+            if step in first_look and not self._is_alone:
                 deeper = scan_plan.deep(
                     step.line, step.protocol, self._wanted, answer="collision" if is_answered else "clean"
                 )
                 self._todo = [*deeper, *(other for other in self._todo if other not in deeper)]
-            if speakers and not self._wanted.everywhere:
+            if speakers and (not self._wanted.everywhere or step.wire == "tcp"):  # Modbus TCP leaves no room for more
                 self._todo = [other for other in self._todo if other.line == step.line]
 
     def _step(self, step: Step, speakers: list[str]) -> Iterator[Event]:
@@ -156,7 +159,11 @@ class Scan:
             step.line, is_forced=self._is_forced, opener=self._opener, monotonic=self._monotonic, pause=self._pause
         )
         try:
-            for index, address in enumerate(step.addresses):
+            addresses = step.addresses
+            if step.wire == "tcp" and step.addresses and self._answers_every_unit(probe, step):
+                addresses = step.addresses[:1]
+                yield self._tell(step.line.port, _every_unit(addresses[0]))
+            for index, address in enumerate(addresses):
                 yield self._progress(step, left=len(step.addresses) - index)
                 if address == SEARCH:
                     heard = scan_probe.search(probe, timeout_ms=step.timeout_ms, tell=lambda _: None)
@@ -174,6 +181,10 @@ class Scan:
         finally:
             self.requests += probe.requests
             probe.close()
+
+    def _answers_every_unit(self, probe: Probe, step: Step) -> bool:
+        self._is_alone = scan_probe.answers_every_unit(probe, timeout_ms=step.timeout_ms, profiles=self._profiles)
+        return self._is_alone
 
     def _listen(self, line: LineSettings) -> Told | None:
         """Listen at the usual settings; return what was heard, None for silence. Raises PortLost."""
@@ -199,7 +210,7 @@ class Scan:
 
     def _traffic(self, line: LineSettings, sniffer: Sniffer, heard: list[Heard]) -> Told:
         names = ", ".join(f"{station.protocol} {station.address}" for station in list(sniffer.stations.values())[:5])
-        text = f"{line.baudrate} 8{line.parity}{line.stop_bits}"
+        text = line_text(line)
         frames = tuple(one for one in heard if one.kind != "noise")[-FRAMES_SHOWN:]
         return self._tell(
             line.port,
@@ -279,9 +290,13 @@ class Scan:
 
 def _to_listen(line: LineSettings) -> list[LineSettings]:
     """Return the settings at which traffic would be understood: the first one asked, then the other usual ones."""
+    if is_network(line.port):
+        return [line]  # the speed is the serial server's
     others = [
-        msgspec.structs.replace(line, baudrate=baudrate, parity=parity, stop_bits=stop_bits)
-        for baudrate, parity, stop_bits, _ in scan_plan.USUAL[:5]
+        msgspec.structs.replace(
+            line, baudrate=usual.baudrate, data_bits=usual.data_bits, parity=usual.parity, stop_bits=usual.stop_bits
+        )
+        for usual in USUAL[:LISTEN_SETTINGS]
     ]
     return [line, *(other for other in others if other != line)]
 
@@ -313,8 +328,15 @@ def _another_master(request: bytes) -> Words:
     )
 
 
+def _every_unit(address: str) -> Words:
+    return Words(
+        f"此设备对任何地址都应答（Modbus TCP 表自身常如此）：只列出地址 {address}，其余地址不再查找",
+        f"this device answers whatever unit is asked, as many do that speak Modbus TCP: listed once, as unit {address}",
+    )
+
+
 def _garbled(step: Step, address: str, heard: bytes) -> Words:
-    line = f"{step.line.baudrate} 8{step.line.parity}{step.line.stop_bits}"
+    line = line_text(step.line)
     dump = heard[:12].hex(" ").upper() + (" …" if len(heard) > 12 else "")
     if step.protocol == "cjt188" and address == cjt188.BROADCAST:
         return Words(

@@ -12,7 +12,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from agent.technician.cutting import Cutter, Piece, Wire
+from agent.technician import modbus_wire
+from agent.technician.cutting import Cutter, Piece, Protocol, Source
 from agent.technician.fits import Fit, Guesser, built_in
 from agent.technician.words import Words
 from protocols import cjt188, mbus, modbus
@@ -37,9 +38,11 @@ class Heard(msgspec.Struct, kw_only=True):
 
     at_ms: float
     until_ms: float
-    protocol: Wire
+    protocol: Protocol
     kind: Kind
     data: bytes
+    framing: modbus_wire.Framing | None = None  # of Modbus
+    plain: bytes = b""  # what the protocol's own module understands: Modbus as an RTU frame, else the bytes
     lead: bytes = b""  # the preamble in front of it
     station: str = ""
     latency_ms: float | None = None
@@ -55,7 +58,7 @@ class Heard(msgspec.Struct, kw_only=True):
 class Station(msgspec.Struct, kw_only=True):
     """What was overheard of one meter. `silent` requests got no answer before the next one."""
 
-    protocol: Wire
+    protocol: Protocol
     address: str
     requests: int = 0
     answers: int = 0
@@ -106,11 +109,12 @@ class _Asked(msgspec.Struct, frozen=True):
 class Sniffer:
     """Makes sense of what is heard on one line. `byte_ms` is the time of one byte on the wire."""
 
-    def __init__(self, *, byte_ms: float, guesser: Guesser | None = None) -> None:
+    def __init__(self, *, byte_ms: float, source: Source = "line", guesser: Guesser | None = None) -> None:
         self.stations: dict[tuple[str, str], Station] = {}
         self.totals = Totals()
         self.byte_ms = byte_ms
-        self._cutter = Cutter(byte_ms=byte_ms)
+        self.parity = ""  # E or O where Modbus ASCII was heard with its parity in bit 7
+        self._cutter = Cutter(byte_ms=byte_ms, source=source)
         self._guesser = guesser or Guesser(built_in())
         self._asked: _Asked | None = None
         self._selected = str(mbus.SELECTED)  # the M-Bus meter that FD means at present
@@ -138,6 +142,8 @@ class Sniffer:
         if not piece.protocol:
             return self._no_frame(piece)
         self.totals.frames += 1
+        if piece.framing == "ascii":
+            self.parity = modbus_wire.parity_in(piece.data) or self.parity
         kind, address, note = _role(piece, self._asked)
         if piece.protocol == "mbus" and kind == "request":
             address = self._name_of_selected(piece.data, address)
@@ -147,6 +153,8 @@ class Sniffer:
             protocol=piece.protocol,
             kind=kind,
             data=piece.data,
+            framing=piece.framing,
+            plain=piece.plain,
             lead=piece.lead,
             station=address,
             note=note,
@@ -196,7 +204,7 @@ class Sniffer:
             return
         station.answers += 1
         if heard.kind == "answer":
-            heard.fits = self._guesser.fits(heard.protocol, asked.heard.data, heard.data)
+            heard.fits = self._guesser.fits(heard.protocol, asked.heard.plain, heard.plain)
             station.fits = heard.fits or station.fits
 
     def _no_frame(self, piece: Piece) -> Heard:
@@ -225,7 +233,7 @@ class Sniffer:
             self._asked.station.silent += 1
         self._asked = None
 
-    def _station(self, protocol: Wire, address: str) -> Station:
+    def _station(self, protocol: Protocol, address: str) -> Station:
         key = (str(protocol), address)
         if key not in self.stations:
             if len(self.stations) >= STATIONS_MAX:  # a noisy line invents them: the one that said least goes
@@ -239,7 +247,7 @@ class Sniffer:
 def _role(piece: Piece, asked: _Asked | None) -> tuple[Kind, str, Words | None]:
     """Return what a sound frame is, whose station it is about, and what is remarkable about it."""
     if piece.protocol == "modbus":
-        return _role_of_modbus(piece.data, asked)
+        return _role_of_modbus(piece.plain, asked)
     if piece.protocol == "cjt188":
         frame = cjt188.parse_frame(piece.data)
         assert frame is not None
@@ -258,15 +266,14 @@ def _role(piece: Piece, asked: _Asked | None) -> tuple[Kind, str, Words | None]:
 
 def _role_of_modbus(data: bytes, asked: _Asked | None) -> tuple[Kind, str, Words | None]:
     unit, function = str(data[0]), data[1] & 0x7F
-    note = WRITES if function in {5, 6, 15, 16} else None
+    note = WRITES if function in modbus_wire.WRITES else None
     if data[1] & 0x80:
         return "refusal", unit, note
-    may_answer = asked is not None and asked.heard.protocol == "modbus" and asked.heard.data[1] == function
-    may_answer = may_answer and asked is not None and asked.heard.data[0] in {data[0], 0}
-    if function in {5, 6, 15, 16}:  # these are answered by what looks like a request
+    may_answer = asked is not None and asked.heard.protocol == "modbus" and asked.heard.plain[1] == function
+    may_answer = may_answer and asked is not None and asked.heard.plain[0] in {data[0], 0}
+    if function in modbus_wire.WRITES:  # these are answered by what looks like a request
         return "answer" if may_answer and len(data) == modbus.REQUEST_BYTES else "request", unit, note
-    looks_like_answer = len(data) == 5 + data[2]
-    if len(data) == modbus.REQUEST_BYTES and not (looks_like_answer and may_answer):
+    if modbus_wire.is_request(data) or (len(data) == modbus.REQUEST_BYTES and not may_answer):
         return "request", unit, note
     return "answer", unit, note
 
@@ -276,7 +283,7 @@ def _answers(request: Heard, answer: Heard) -> bool:
     if request.protocol != answer.protocol:
         return False
     if request.protocol == "modbus":
-        return request.data[1] == answer.data[1] & 0x7F and request.data[0] in {answer.data[0], 0}
+        return request.plain[1] == answer.plain[1] & 0x7F and request.plain[0] in {answer.plain[0], 0}
     if request.protocol == "cjt188":
         asked, told = cjt188.parse_frame(request.data), cjt188.parse_frame(answer.data)
         assert asked is not None

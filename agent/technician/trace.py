@@ -24,22 +24,27 @@ class Frame(msgspec.Struct, kw_only=True):
     data: bytes
 
     @property
-    def mark(self) -> str:
+    def mark(self) -> Literal[">>", "<<"]:
         """`>>` to the meter, `<<` from it."""
         return ">>" if self.direction == "tx" else "<<"
 
 
 class Trace:
-    """Collects frames; hand `opener` to a `Line`. Times count from the last `restart`."""
+    """Collects frames; hand `opener` to a `Line`. Times count from the last `restart`.
+
+    Bytes that follow one another within `burst_s` are one frame.
+    """
 
     def __init__(
         self,
         *,
+        burst_s: float = BURST_S,
         opener: Callable[[LineSettings], Any] = open_port,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.frames: list[Frame] = []
         self.bytes_forgotten = 0
+        self._burst_s = burst_s
         self._opener = opener
         self._monotonic = monotonic
         self._began_s = monotonic()
@@ -53,6 +58,11 @@ class Trace:
         """Forget everything; now is 0."""
         self.frames, self.bytes_forgotten, self._bytes = [], 0, 0
         self._began_s = self._monotonic()
+
+    def take(self) -> list[Frame]:
+        """Return the frames so far, and forget them."""
+        taken, self.frames, self._bytes = self.frames, [], 0
+        return taken
 
     def now_ms(self) -> int:
         """Return the milliseconds since the last restart."""
@@ -68,7 +78,7 @@ class Trace:
         self._bytes += len(data)
         now_ms = self.now_ms()
         last = self.frames[-1] if self.frames else None
-        if last and last.direction == direction == "rx" and now_ms - last.until_ms <= BURST_S * 1000:
+        if last and last.direction == direction == "rx" and now_ms - last.until_ms <= self._burst_s * 1000:
             last.data += data
             last.until_ms = now_ms
         else:

@@ -7,6 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from agent.technician import modbus_wire
 from agent.technician.decoding import Decoding, Volume
 from agent.technician.meanings import Shown
 from agent.technician.pieces import Piece
@@ -70,7 +71,7 @@ def _frame(piece: Piece, number: int) -> Text:
     line = Text.assemble((f"{number} ", "bold"), (f"{piece.title.en} {piece.title.zh}", f"bold {colour}"))
     if piece.direction:
         line.append(f"  {'>>' if piece.direction == 'tx' else '<<'}", "dim")
-    if piece.kind == "damaged":
+    if piece.checksum and not piece.checksum.is_right:
         line.append("  checksum wrong 校验错", "bold red")
     line.append(f"  bytes 字节 {piece.start}-{piece.end - 1}", "dim")
     return line
@@ -92,7 +93,7 @@ def _fields(piece: Piece) -> Table:
         grid.add_row("", piece.data.hex(" ").upper(), "", "")
     for field in piece.fields:
         place = str(field.start) if field.end == field.start + 1 else f"{field.start}-{field.end - 1}"
-        raw = piece.data[field.start : field.end].hex(" ").upper()
+        raw = modbus_wire.shown(piece.data[field.start : field.end], piece.framing)
         is_wrong = "WRONG" in field.value
         grid.add_row(
             place, raw, Text(f"{field.name.en} {field.name.zh}", "dim"), Text(field.value, "red" if is_wrong else "")
@@ -161,6 +162,7 @@ def _piece_json(piece: Piece, numbers: list[Shown]) -> dict[str, Any]:
         "end": piece.end,
         "hex": piece.data.hex(" ").upper(),
         "protocol": piece.protocol or None,
+        "framing": piece.framing,
         "kind": piece.kind,
         "direction": piece.direction,
         "title": {"zh": piece.title.zh, "en": piece.title.en},

@@ -11,8 +11,9 @@ from rich.text import Text
 from agent.technician import decoding, views_decoding
 from agent.technician.grading import GRADES, MISSING, Evidence, Grade, evidence_of
 from agent.technician.hextext import Chunk
+from agent.technician.lines import bits_text
 from agent.technician.profile_wizard import Proposal
-from agent.technician.words import EVIDENCE, REASONS, cubic_metres, millilitres, word
+from agent.technician.words import EVIDENCE, PROTOCOLS, REASONS, cubic_metres, millilitres, word
 from protocols.profile import Case, Exchange, Profile
 
 _COLOURS: Final = {
@@ -22,7 +23,6 @@ _COLOURS: Final = {
     Grade.PLATINUM: "bold #e5e4e2",
 }
 _EVIDENCE_ORDER: Final = list(EVIDENCE)  # the best first
-_PROTOCOLS: Final = {"modbus": "Modbus", "cjt188": "CJ/T 188", "mbus": "M-Bus"}
 
 
 def show_all(profiles: list[Profile], console: Console) -> None:
@@ -38,13 +38,13 @@ def show_all(profiles: list[Profile], console: Console) -> None:
         table.add_column("title 名称")
     for protocol in dict.fromkeys(profile.head.protocol for profile in profiles):
         rows = [profile for profile in profiles if profile.head.protocol == protocol]
-        table.add_row(Text(_PROTOCOLS.get(protocol, protocol), "bold cyan"))
+        table.add_row(Text(PROTOCOLS.get(protocol, protocol), "bold cyan"))
         for profile in rows:
             evidence = evidence_of(profile)
             cells: list[Text | str] = [
                 Text(f" {profile.name}"),
                 _grade(evidence.grade),
-                _line(profile),
+                bits_text(profile.line),
                 _step(profile),
                 _short_evidence(evidence),
             ]
@@ -65,8 +65,8 @@ def show_one(profile: Profile, console: Console, *, every: bool) -> None:
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column()
     timing = profile.timing
-    grid.add_row("protocol 协议", _PROTOCOLS.get(profile.head.protocol, profile.head.protocol))
-    grid.add_row("line 线路", _line(profile) + "  (factory setting 出厂值)")
+    grid.add_row("protocol 协议", PROTOCOLS.get(profile.head.protocol, profile.head.protocol))
+    grid.add_row("line 线路", bits_text(profile.line) + "  (factory setting 出厂值)")
     grid.add_row("timing 时间", f"timeout 超时 {timing.timeout_ms} ms, {timing.retries} repeat(s) 重试")
     grid.add_row("step 分度", f"{_step(profile)} = {millilitres(profile.head.step_ml)}")
     grid.add_row("source 来源", Text(profile.head.source))
@@ -135,11 +135,6 @@ def _short_evidence(evidence: Evidence) -> str:
     counts = {name: getattr(evidence, name) for name in EVIDENCE}
     parts = [f"{count} {EVIDENCE[name].en}" for name, count in counts.items() if count]
     return ", ".join(parts) + (f" ({evidence.faults} fault 故障)" if evidence.faults else "")
-
-
-def _line(profile: Profile) -> str:
-    line = profile.line
-    return f"{line.baudrate} 8{line.parity}{line.stop_bits}"
 
 
 def _step(profile: Profile) -> str:

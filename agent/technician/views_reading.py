@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from agent.technician import advice
+from agent.technician import advice, modbus_wire
 from agent.technician.reading import Change, Plan, Report
 from agent.technician.trace import Frame
 from agent.technician.words import FLAGS, QUALITIES, REASONS, Words, cubic_metres, millilitres, word
@@ -60,7 +60,7 @@ def frames(report: Report) -> Table:
     for frame in report.frames:
         while ends and ends[0][0] < frame.at_ms:
             _add_failure(grid, *ends.pop(0))
-        _add_frame(grid, frame)
+        _add_frame(grid, frame, framing=report.plan.line.framing)
     for end in ends:
         _add_failure(grid, *end)
     return grid
@@ -227,11 +227,10 @@ def _profile_says(plan: Plan) -> Table:
     return grid
 
 
-def _add_frame(grid: Table, frame: Frame) -> None:
+def _add_frame(grid: Table, frame: Frame, *, framing: str) -> None:
     colour = "cyan" if frame.direction == "tx" else "green"
-    grid.add_row(
-        Text(f"+{frame.at_ms:04d}", "dim"), Text(frame.mark, colour), Text(frame.data.hex(" ").upper(), colour)
-    )
+    text = modbus_wire.shown(frame.data, framing)
+    grid.add_row(Text(f"+{frame.at_ms:04d}", "dim"), Text(frame.mark, colour), Text(text, colour))
 
 
 def _add_failure(grid: Table, at_ms: int, attempt: Any) -> None:

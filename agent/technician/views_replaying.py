@@ -5,19 +5,20 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from agent.technician import views_sniffing
 from agent.technician.capture import Capture
+from agent.technician.lines import line_text
 from agent.technician.replaying import Outcome, Replay
-from agent.technician.views_scanning import setting
 from agent.technician.views_sniffing import frame_line
 
 
 def show(capture: Capture, replay: Replay, console: Console) -> None:
     """Print everything."""
     how = "our own readings 主动读数" if capture.is_active else "overheard 旁听"
-    console.print(Text.assemble((capture.where, "bold"), (f"  {setting(capture.line)}  {how}", "dim")))
+    console.print(Text.assemble((capture.where, "bold"), (f"  {line_text(capture.line)}  {how}", "dim")))
     waiting = list(replay.outcomes)
     for heard in replay.heard:
-        while capture.is_active and waiting and waiting[0].at_ms <= heard.at_ms and heard.kind == "request":
+        while capture.is_active and waiting and waiting[0].at_ms <= round(heard.at_ms) and heard.kind == "request":
             console.print(_begin(waiting[0]))
             console.print(_outcome(waiting.pop(0)))
         console.print(frame_line(heard, width=console.width))
@@ -32,7 +33,7 @@ def as_json(capture: Capture, replay: Replay) -> dict[str, Any]:
     """Return the same for programs."""
     return {
         "file": capture.where,
-        "line": setting(capture.line),
+        "line": line_text(capture.line),
         "active": capture.is_active,
         "compared": replay.compared,
         "differing": replay.differing,
@@ -47,19 +48,7 @@ def as_json(capture: Capture, replay: Replay) -> dict[str, Any]:
             }
             for outcome in replay.outcomes
         ],
-        "frames": [
-            {
-                "at_ms": round(heard.at_ms, 1),
-                "direction": heard.mark,
-                "kind": heard.kind,
-                "protocol": heard.protocol or None,
-                "station": heard.station or None,
-                "latency_ms": None if heard.latency_ms is None else round(heard.latency_ms, 1),
-                "hex": heard.data.hex(" ").upper(),
-                "fits": [{"profile": fit.profile, "volume_ml": fit.volume_ml} for fit in heard.fits],
-            }
-            for heard in replay.heard
-        ],
+        "frames": [views_sniffing.as_json(heard) | {"direction": heard.mark} for heard in replay.heard],
     }
 
 

@@ -10,11 +10,11 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.technician.fits import Fit
+from agent.technician.lines import line_text
 from agent.technician.scan_plan import Step
 from agent.technician.scanning import Found, Scan, Told
-from agent.technician.views_sniffing import PROTOCOLS, frame_line, reading
-from agent.technician.words import FLAGS, word
-from gateway.line import LineSettings
+from agent.technician.views_sniffing import frame_line, reading
+from agent.technician.words import FLAGS, PROTOCOLS, word
 
 FITS_SHOWN: Final = 4
 
@@ -28,14 +28,13 @@ def step_text(step: Step | None) -> str:
     """Return what is being asked, for the progress bar."""
     if step is None:
         return "listening 先听"
-    line = step.line
-    return f"{line.baudrate} 8{line.parity}{line.stop_bits} {PROTOCOLS[step.protocol]}"
+    return line_text(step.line) if step.wire == "tcp" else f"{line_text(step.line)} {PROTOCOLS[step.protocol]}"
 
 
 def found_line(found: Found) -> Text:
     """Return one line for one meter as soon as it is found."""
     line = Text.assemble(("● ", "green"), (f"{PROTOCOLS[found.protocol]} {found.address}", "bold"))
-    line.append(f"  {setting(found.line)}", "dim")
+    line.append(f"  {line_text(found.line)}", "dim")
     if found.fits:
         best = found.fits[0]
         line.append(f"  {reading(best)}", "bold cyan")
@@ -65,7 +64,7 @@ def table(scan: Scan) -> RenderableType:
         rows.add_row(
             Text(one.address, "bold"),
             PROTOCOLS[one.protocol],
-            setting(one.line),
+            line_text(one.line),
             _values(one.fits),
             _profiles(one),
         )
@@ -85,6 +84,8 @@ def as_json(scan: Scan, *, is_complete: bool) -> dict[str, Any]:
                 "baudrate": one.line.baudrate,
                 "parity": one.line.parity,
                 "stop_bits": one.line.stop_bits,
+                "data_bits": one.line.data_bits,
+                "framing": one.line.framing,
                 "protocol": one.protocol,
                 "address": one.address,
                 "fits": [
@@ -105,11 +106,6 @@ def as_json(scan: Scan, *, is_complete: bool) -> dict[str, Any]:
             for told in scan.told
         ],
     }
-
-
-def setting(line: LineSettings) -> str:
-    """Return `9600 8N1`."""
-    return f"{line.baudrate} 8{line.parity}{line.stop_bits}"
 
 
 def _by_value(fits: Sequence[Fit]) -> dict[int, list[Fit]]:

@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from agent.technician import modbus_wire
 from agent.technician.fits import Fit
 from agent.technician.sniffing import Heard, Sniffer, Station
-from agent.technician.words import Words, cubic_metres
+from agent.technician.words import PROTOCOLS, Words, cubic_metres, name_of
 
-PROTOCOLS: Final = {"modbus": "Modbus", "cjt188": "CJ/T 188", "mbus": "M-Bus", "": ""}
 _KINDS: Final = {
     "request": Words("请求", "request"),
     "answer": Words("应答", "answer"),
@@ -93,7 +93,7 @@ def stations(sniffer: Sniffer, *, at_most: int | None = None, width: int = 80) -
 def frame_line(heard: Heard, *, width: int) -> Text:
     """Return one line for one frame: time, direction, station, what it is, its bytes as far as they fit."""
     line = Text.assemble((f" +{heard.at_ms / 1000:08.3f} ", "dim"), (heard.mark, _COLOURS[heard.kind]))
-    who = f"{PROTOCOLS[heard.protocol]} {heard.station}".strip() or "?"
+    who = f"{name_of(heard.protocol, heard.framing)} {heard.station}".strip() or "?"
     line.append(f" {who} ", "bold" if heard.station else "dim")
     line.append(f"{_KINDS[heard.kind]} ", _COLOURS[heard.kind])
     if heard.latency_ms is not None:
@@ -103,7 +103,7 @@ def frame_line(heard: Heard, *, width: int) -> Text:
     if heard.fits:
         line.append(f"{reading(heard.fits[0])} ", "bold")
     room = width - line.cell_len - 1
-    dump = heard.data.hex(" ").upper()
+    dump = modbus_wire.shown(heard.data, heard.framing)
     if len(dump) > room:
         dump = dump[: max(0, (room - 1) // 3 * 3)] + "…" if room > 3 else ""
     line.append(dump, "dim")
@@ -139,6 +139,14 @@ def advice(sniffer: Sniffer) -> list[Words]:
                 "Bytes, but no frames: try another --baudrate and --parity, or leave both out and let the program try",
             )
         )
+    if sniffer.parity:
+        bits = f"7{sniffer.parity}1"
+        words.append(
+            Words(
+                f"线路是 {bits}（Modbus ASCII），却按 8 位旁听：--data-bits 7 --parity {sniffer.parity}",
+                f"The line is {bits} (Modbus ASCII) but heard with 8 bits: --data-bits 7 --parity {sniffer.parity}",
+            )
+        )
     for station in sniffer.stations.values():
         name = f"{PROTOCOLS[station.protocol]} {station.address}"
         if station.requests >= 3 and not station.answers + station.refusals + station.damaged:
@@ -165,6 +173,7 @@ def as_json(heard: Heard) -> dict[str, Any]:
         "kind": heard.kind,
         "at_ms": round(heard.at_ms, 1),
         "protocol": heard.protocol or None,
+        "framing": heard.framing,
         "station": heard.station or None,
         "latency_ms": None if heard.latency_ms is None else round(heard.latency_ms, 1),
         "hex": heard.data.hex(" ").upper(),

@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from agent.technician import advice, hextext, profile_wizard, views_profiles
+from agent.technician import advice, decoding, pasted, profile_wizard, views_profiles
 from agent.technician.grading import evidence_of
+from agent.technician.lines import line_of
 from agent.technician.profile_wizard import Dial, Exchange, Facts, Narrowing, Proposal, WizardError
 from agent.technician.words import Words, cubic_metres
-from gateway.line import Line, LineSettings
+from gateway import modbus_master
+from gateway.line import Line
 from protocols import cjt188, cjt188_dialogue, modbus, registers
 from protocols.errors import MeterError, NoResponse, PortLost, ShuiwangError
 from protocols.profile import PROFILE_NAME_PATTERN, Query
@@ -48,6 +50,8 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     baudrate: int | None
     parity: str | None
     stop_bits: int | None
+    data_bits: int | None
+    framing: str | None
     timeout_ms: int | None
     register: int | None
     count: int
@@ -122,7 +126,7 @@ def _check_words(answers: Answers) -> None:
 
 
 def _exchanges(answers: Answers, narrowing: Narrowing, ask: Ask | None, console: Console) -> list[Exchange]:
-    responses = [_bytes(text) for text in (answers.response or [])]
+    responses = [_response(text) for text in (answers.response or [])]
     if not responses and answers.port is None:
         if ask is None:
             raise WizardError(
@@ -132,10 +136,10 @@ def _exchanges(answers: Answers, narrowing: Narrowing, ask: Ask | None, console:
         if text.startswith("/dev/") or "://" in text:
             answers = msgspec.structs.replace(answers, port=text)
         else:
-            responses = [_bytes(text)]
+            responses = [_response(text)]
     if not responses:
         return [_read_live(answers, ask, console)]
-    requests = [_bytes(text) for text in (answers.request or [])]
+    requests = [decoding.completed(pasted.joined(text)) for text in (answers.request or [])]
     if len(requests) == 1:
         requests *= len(responses)
     if requests and len(requests) != len(responses):
@@ -143,10 +147,7 @@ def _exchanges(answers: Answers, narrowing: Narrowing, ask: Ask | None, console:
     if not requests:
         narrowing = _with_register(narrowing, responses[0], ask)
         requests = [profile_wizard.request_for(response, narrowing=narrowing) for response in responses]
-    return [
-        Exchange(request=_completed(request), response=response)
-        for request, response in zip(requests, responses, strict=True)
-    ]
+    return [Exchange(request=request, response=response) for request, response in zip(requests, responses, strict=True)]
 
 
 def _with_register(narrowing: Narrowing, response: bytes, ask: Ask | None) -> Narrowing:
@@ -159,13 +160,9 @@ def _with_register(narrowing: Narrowing, response: bytes, ask: Ask | None) -> Na
     return msgspec.structs.replace(narrowing, register=int(text))
 
 
-def _bytes(text: str) -> bytes:
-    return b"".join(chunk.data for chunk in hextext.parse(text))
-
-
-def _completed(request: bytes) -> bytes:
-    """Return a Modbus request with its checksum where it was left out."""
-    return modbus.add_crc(request) if len(request) == modbus.REQUEST_BYTES - 2 else request
+def _response(text: str) -> bytes:
+    """Return an answer as a profile holds it: Modbus of any framing as RTU."""
+    return decoding.plain(pasted.joined(text))
 
 
 def _dials(answers: Answers, exchanges: list[Exchange], ask: Ask | None) -> list[Dial]:
@@ -263,8 +260,13 @@ def _read_live(answers: Answers, ask: Ask | None, console: Console) -> Exchange:
         raise WizardError("give --address 请给出表号")
     query = _query(answers, protocol, address, ask)
     wire = _line(answers, protocol)
-    settings = LineSettings(
-        name="new", port=answers.port, baudrate=wire.baudrate, parity=wire.parity, stop_bits=wire.stop_bits
+    settings = line_of(
+        answers.port,
+        baudrate=wire.baudrate,
+        parity=wire.parity,
+        stop_bits=wire.stop_bits,
+        data_bits=answers.data_bits,
+        framing=answers.framing,
     )
     line = Line(settings)
     try:
@@ -283,9 +285,15 @@ def _read_live(answers: Answers, ask: Ask | None, console: Console) -> Exchange:
 
 def _ask_meter(line: Line, query: Query, *, timeout_ms: int) -> bytes:
     try:
-        return line.exchange(query, timeout_ms=timeout_ms)
+        return _exchange(line, query, timeout_ms=timeout_ms)
     except NoResponse:
-        return line.exchange(query, timeout_ms=timeout_ms)  # once more: some meters wake up with the first request
+        return _exchange(line, query, timeout_ms=timeout_ms)  # once more: some meters wake up with the first request
+
+
+def _exchange(line: Line, query: Query, *, timeout_ms: int) -> bytes:
+    if isinstance(query, modbus.ReadRequest):
+        return modbus_master.exchange(line, query, timeout_ms=timeout_ms)
+    return line.exchange(query, timeout_ms=timeout_ms)
 
 
 def _query(answers: Answers, protocol: str, address: str, ask: Ask | None) -> Query:

@@ -17,6 +17,7 @@ class Words(msgspec.Struct, frozen=True):
         return f"{self.en} {self.zh}"
 
 
+PROTOCOLS: Final = {"modbus": "Modbus", "cjt188": "CJ/T 188", "mbus": "M-Bus", "": ""}
 QUALITIES: Final = {
     "ok": Words("正常", "ok"),
     "suspect": Words("存疑", "suspect"),
@@ -60,6 +61,11 @@ EVIDENCE: Final = {
 def word(table: dict[str, Words], key: str) -> Words:
     """Return the words for a code; a code that has none stands for itself."""
     return table.get(key, Words(key, key.replace("_", " ")))
+
+
+def name_of(protocol: str, framing: str | None) -> str:
+    """Return `CJ/T 188`, `Modbus`, `Modbus ASCII`."""
+    return PROTOCOLS[protocol] + (f" {framing.upper()}" if framing not in (None, "rtu") else "")
 
 
 def cubic_metres(volume_ml: int, *, step_ml: int = 1) -> str:

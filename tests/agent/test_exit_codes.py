@@ -16,6 +16,8 @@ def test_codes_never_change_their_number():
         "DEMO_FAILED": 8,
         "NO_READING": 9,
         "DIFFERENT": 10,
+        "VALVE_UNCONFIRMED": 11,
+        "NOT_DONE": 12,
     }
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from agent.cli import app
 from agent.exit_codes import ExitCode
-from agent.technician import decoding, views_decoding
+from agent.technician import decoding, hextext, modbus_wire, pasted, views_decoding
 from agent.technician.hextext import Chunk
 from protocols import modbus, profile
 from protocols.registers import Block
@@ -83,9 +83,80 @@ def rendered(result):
     msgspec.json.encode(views_decoding.as_json(result))
 
 
+def framed(text, framing):
+    """The frame of a profile's case in another framing of Modbus."""
+    return modbus_wire.encode(bytes.fromhex(text), framing, transaction=11)
+
+
+@pytest.mark.parametrize("framing", ["ascii", "tcp"])
+@pytest.mark.parametrize("given_as", ["bytes", "text"])
+@EVERY_CASE
+def test_every_framing_of_modbus_means_the_same(loaded, case, framing, given_as):
+    if loaded.head.protocol != "modbus" or case.fault == "garbled":
+        return  # others have no framings; a wrong checksum is not one in another framing
+    plain = decode(*[bytes.fromhex(text) for each in case.exchange for text in (each.request, each.response)],
+                   profile=loaded)  # fmt: skip
+    frames = [framed(text, framing) for each in case.exchange for text in (each.request, each.response)]
+    if given_as == "text":
+        lines = [frame.decode() if framing == "ascii" else frame.hex(" ") for frame in frames]
+        chunks = hextext.parse("".join(f"{'<>'[n % 2 == 0] * 2} {line}\n" for n, line in enumerate(lines)))
+    else:
+        chunks = [Chunk(direction=None, data=b"".join(frames))]
+    result = decoding.decode(chunks, profile=loaded)
+    told = [(volume.measurement, volume.reason) for volume in result.volumes]
+    assert told == [(volume.measurement, volume.reason) for volume in plain.volumes]
+    assert [piece.framing for piece in result.pieces] == [framing] * len(frames)
+    assert [piece.kind for piece in result.pieces] == [piece.kind for piece in plain.pieces]
+    for piece in result.pieces:
+        assert [at for field in piece.fields for at in range(field.start, field.end)] == list(range(len(piece.data)))
+    rendered(result)
+
+
+def test_no_flipped_bit_of_an_ascii_answer_gives_a_volume():
+    loaded, wire = profile.load("usw-dn15-40"), modbus_wire.encode(ANSWER, "ascii")
+    for bit in range(8 * len(wire)):
+        flipped = bytearray(wire)
+        flipped[bit // 8] ^= 1 << bit % 8
+        result = decode(modbus_wire.encode(REQUEST, "ascii"), bytes(flipped), profile=loaded)
+        assert not any(volume.measurement for volume in result.volumes), bit
+
+
+def test_the_device_itself_is_unit_255_and_read_like_any_meter():
+    ask, answer = (modbus_wire.encode(modbus.add_crc(b"\xff" + frame[1:-2]), "tcp") for frame in (REQUEST, ANSWER))
+    result = decode(ask, answer, profile=profile.load("usw-dn15-40"))
+    assert result.volumes[0].measurement.volume_ml == 127_113
+    assert "设备本身" in result.pieces[1].fields[3].value
+
+
+@pytest.mark.parametrize("request_", [":110302040004E2", "000100000006110302040004", "110302040004"])
+def test_the_request_may_come_in_any_framing_or_without_its_checksum(request_):
+    assert decoding.completed(pasted.joined(request_)) == REQUEST
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "words"),
+    [
+        (b":110302040004E3\r\n", "damaged", "Wrong checksum"),
+        (b":1108000012D5\r\n", "damaged", "does not fit the function"),
+        (b":1103020400", "truncated", "CR LF are missing"),
+        (bytes.fromhex("00010000000B1103080000"), "truncated", "6 bytes are missing"),
+    ],
+)
+def test_what_is_damaged_or_torn_is_told_as_such(data, kind, words):
+    result = decode(data)
+    assert [piece.kind for piece in result.pieces] == [kind]
+    assert result.frames == []
+    said = [result.pieces[0].title.en, *(note.en for note in result.pieces[0].notes)]
+    assert any(words in text for text in said), said
+    rendered(result)
+
+
 FRAMES = [bytes.fromhex(text) for _, case in CASES for each in case.exchange for text in (each.request, each.response)]
+FRAMES += [modbus_wire.encode(frame, framing) for frame in (REQUEST, ANSWER) for framing in ("ascii", "tcp")]
 SNIPPETS = st.one_of(
-    st.binary(max_size=40), st.sampled_from(FRAMES), st.sampled_from([b"\x68", b"\xfe\xfe", b"\xe5", b"\x10"])
+    st.binary(max_size=40),
+    st.sampled_from(FRAMES),
+    st.sampled_from([b"\x68", b"\xfe\xfe", b"\xe5", b"\x10", b":", b"\r\n"]),
 )
 
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import trustme
+from partners import pymodbus_meters
 from partners.mosquitto import Mosquitto
 from partners.overheard_line import tapped, village
 from partners.processes import find
@@ -42,6 +43,7 @@ url = "{url}"
 [[bus]]
 name = "rs485-1"
 port = "{port}"
+{bus}
 """
 METER = """
 [[meter]]
@@ -56,11 +58,11 @@ PORT = LineSettings(name="b", port="/dev/ttyUSB7")
 
 
 def write_config(
-    folder, *, port="/dev/no-such-port", url="mqtt://127.0.0.1:1", broker="", addresses=(3,), timeout_ms=150
+    folder, *, port="/dev/no-such-port", url="mqtt://127.0.0.1:1", broker="", bus="", addresses=(3,), timeout_ms=150
 ):
     path = folder / "shuiwang.toml"
     meters = "".join(METER.format(address=address, timeout_ms=timeout_ms) for address in addresses)
-    path.write_text(CONFIG.format(port=port, url=url, broker=broker) + meters, encoding="utf-8")
+    path.write_text(CONFIG.format(port=port, url=url, broker=broker, bus=bus) + meters, encoding="utf-8")
     return path
 
 
@@ -194,6 +196,32 @@ def test_an_echo_is_recognised(heard, echo, level):
 
 
 # -- meters -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.e2e
+def test_modbus_tcp_is_no_line_that_is_noisy_or_echoes(tmp_path):
+    with pymodbus_meters.over_tcp({3: 802_609_751}) as port:
+        line = LineSettings(name="b", port=port, framing="tcp")
+        findings = list(Doctor(SystemClock(), listen_s=30).examine_port(line))  # 30 s: it must not listen at all
+        config = loaded(tmp_path, port=port, bus='framing = "tcp"', addresses=(3, 9))
+        meters = [one for (topic, _), one in examine(config, listen_s=30).items() if topic == "meter"]
+    assert [one.topic for one in findings] == ["port", "adapter", "meters", "clock"]
+    assert findings[1].data == {"kind": "modbus_tcp"}
+    assert [(one.level, one.data["values"]) for one in meters] == [("ok", 3), ("bad", 0)]
+
+
+def test_the_echo_of_an_ascii_line_is_looked_for_in_ascii():
+    sent = []
+
+    class Wire(Talking):
+        def write(self, data):
+            sent.append(data)
+            super().write(data)
+
+    line = LineSettings(name="b", port="p", framing="ascii")
+    finding = checkup_port.echo(line, opener=lambda _: Wire(echo=True), monotonic=lambda: now[0])
+    assert (finding.level, finding.data["echo"]) == ("note", True)
+    assert sent == [b":F7030000000105\r\n"]
 
 
 @pytest.mark.e2e

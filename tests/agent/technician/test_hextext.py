@@ -59,6 +59,53 @@ def test_directions(text):
     ]
 
 
+FRAME = b":110302040004E2\r\n"
+ASCII_FORMS = {
+    "alone": ":110302040004E2",
+    "small letters": ":110302040004e2",
+    "with its end": ":110302040004E2\r\n",
+    "escaped end": r":110302040004E2\r\n",
+    "hexadecimal end": r":110302040004E2\x0D\x0A",
+    "end in words": ":110302040004E2<CR><LF>",
+    "end as signs": ":110302040004E2␍␊",
+    "a string of a program": r"':110302040004E2\r\n'",
+    "time stamp": "[07:30:01.123] :110302040004E2",
+    "its bytes": "3A 31 31 30 33 30 32 30 34 30 30 30 34 45 32 0D 0A",
+}
+
+
+@pytest.mark.parametrize("text", ASCII_FORMS.values(), ids=ASCII_FORMS)
+def test_modbus_ascii_stays_text(text):
+    assert hextext.parse(text) == [hextext.Chunk(direction=None, data=FRAME)]
+
+
+ASCII_DIRECTIONS = {
+    "arrows": ">> :110302040004E2\n<< :1183026A",
+    "colon of its own": "TX::110302040004E2\nRX: :1183026A",
+    "one colon for both": "TX:110302040004E2\nRX:1183026A",
+    "chinese": "发送：:110302040004E2\n接收：:1183026A",
+    "with time": "07:30:01 TX :110302040004E2\n07:30:02 RX :1183026A",
+}
+
+
+@pytest.mark.parametrize("text", ASCII_DIRECTIONS.values(), ids=ASCII_DIRECTIONS)
+def test_modbus_ascii_with_a_direction(text):
+    assert [(chunk.direction, chunk.data) for chunk in hextext.parse(text)] == [
+        ("tx", FRAME),
+        ("rx", b":1183026A\r\n"),
+    ]
+
+
+def test_several_ascii_frames_on_a_line_and_a_wrong_checksum_are_kept():
+    assert hextext.parse(":110302040004E2 :1183026B")[0].data == FRAME + b":1183026B\r\n"
+    assert hextext.parse("<< :1183026B")[0].data == b":1183026B\r\n"
+
+
+def test_rtu_behind_the_colon_of_a_log_stays_rtu():
+    for text in ("RX:110308000000000001F0891571", "RX: 110308000000000001F0891571", "RX : 11 03 08"):
+        assert hextext.parse(text)[0].data.startswith(b"\x11\x03\x08"), text
+
+
 MISTAKES = {
     "a word": ("11 03\nhello 04", r"line 2: 'hello' is not hexadecimal"),
     "half a byte": ("11 0", r"line 1: '0' has an odd number of digits"),
@@ -109,7 +156,7 @@ def test_dumps_of_any_bytes_come_back(data):
 
 
 @settings(deadline=None)
-@given(st.text(max_size=200) | st.text(alphabet="0123456789abcdefxX><:+-|# \n", max_size=200))
+@given(st.text(max_size=200) | st.text(alphabet="0123456789abcdefxX><:+-|#\\rRnT \n", max_size=200))
 def test_any_text_gives_bytes_or_a_word_about_it(text):
     with contextlib.suppress(hextext.NoHex):
         assert all(chunk.data for chunk in hextext.parse(text))

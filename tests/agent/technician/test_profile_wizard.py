@@ -9,12 +9,13 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from partners import pymodbus_meters
 from partners.processes import shuiwang
 from typer.testing import CliRunner
 
 from agent.cli import app
 from agent.exit_codes import ExitCode
-from agent.technician import profile_wizard
+from agent.technician import modbus_wire, profile_wizard
 from agent.technician.profile_wizard import Exchange, Facts, Narrowing, WizardError
 from protocols import cjt188, modbus, profile
 
@@ -44,6 +45,24 @@ class TestCommand:
         assert made.cases[0].evidence == "capture"
         assert (made.spec.total[0].type, made.spec.total[0].order, made.spec.unit) == ("float32", "DCBA", "m3")
         assert "silver" in result.output
+
+    @pytest.mark.parametrize("framing", ["ascii", "tcp"])
+    def test_a_capture_in_another_framing_makes_the_same_profile(self, framing):
+        new(*GIVEN, "--dial", "0.545")
+        same = Path("mine.toml").read_text(encoding="utf-8")
+        wires = [modbus_wire.encode(frame, framing, transaction=3) for frame in (REQUEST, RESPONSE)]
+        request, response = (wire.decode().strip() if framing == "ascii" else wire.hex() for wire in wires)
+        result = new(*GIVEN[:4], "--request", request, "--response", response, "--dial", "0.545", "--force")
+        assert result.exit_code == 0, result.output
+        assert Path("mine.toml").read_text(encoding="utf-8") == same
+
+    @pytest.mark.e2e
+    def test_a_meter_of_modbus_tcp_is_read_for_its_profile(self):
+        with pymodbus_meters.over_tcp({3: 802_609_751}) as port:
+            result = new("--port", port, "--framing", "tcp", "--address", 3, "--register", 516, "--count", 4,
+                         "--dial", "802.609751", "--choose", 1, *GIVEN[:4])  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert profile.load("./mine.toml").cases[0].volume_ml == 802_609_751
 
     def test_json_says_what_was_made(self):
         told = msgspec.json.decode(new(*GIVEN, "--dial", "0.545", "--json").stdout)

@@ -8,6 +8,7 @@ import time
 
 import msgspec
 import pytest
+from partners import pymodbus_meters
 from partners.processes import Running, shuiwang
 
 from agent.exit_codes import ExitCode
@@ -136,6 +137,33 @@ class TestValue:
                 assert is_modbus_read or is_cjt188_read or is_mbus_read, frame.hex(" ")
 
 
+class TestModbusFramings:
+    @pytest.mark.e2e
+    def test_a_meter_in_ascii_is_read_as_text(self, tmp_path):
+        with pymodbus_meters.ascii_on_a_pty(tmp_path, {3: 802_609_751}) as port:
+            options = ["--framing", "ascii", "--data-bits", "7", "--parity", "E"]
+            done = read(*on(port, "usw-dn15-40", "3", *options))
+            told = read(*on(port, "usw-dn15-40", "3", *options, "--json"))
+            silent = read(*on(port, "usw-dn15-40", "9", *options, "--retries", "0"))
+        assert done.returncode == 0, done.stderr
+        for text in ("802.609751 m³", "9600 7E1", ">> :030302040004F0 CR LF"):
+            assert text in done.stdout
+        assert msgspec.json.decode(told.stdout)["volume_ml"] == 802_609_751
+        assert silent.returncode == ExitCode.NO_READING
+        assert "7E1" in silent.stdout
+
+    @pytest.mark.e2e
+    def test_a_meter_of_modbus_tcp_is_read_and_rtu_over_tcp_is_told_from_it(self):
+        with pymodbus_meters.over_tcp({3: 802_609_751}) as port:
+            done = read(*on(port, "usw-dn15-40", "3", "--framing", "tcp"))
+            wrong = read(*on(port, "usw-dn15-40", "3", "--retries", "0"))
+        assert done.returncode == 0, done.stderr
+        assert "802.609751 m³" in done.stdout
+        assert "Modbus TCP" in done.stdout
+        assert wrong.returncode == ExitCode.NO_READING
+        assert "--framing tcp" in wrong.stdout
+
+
 class TestFailure:
     def test_silence_is_told_with_what_to_check(self, meters):
         done = read(*on(meters.port, "usw-dn15-40", "99"))
@@ -190,7 +218,11 @@ class TestFailure:
             (["m-001"], ExitCode.USAGE, "needs -c FILE"),
             (on("/dev/x", "xintai", "500"), ExitCode.USAGE, "a Modbus address"),
             (on("/dev/x", "xintia", "1"), ExitCode.CONFIGURATION, "did you mean 'xintai'"),
-            (on("/dev/x", "xintai", "1", "--parity", "X"), ExitCode.USAGE, "write N, E or O"),
+            (on("/dev/x", "xintai", "1", "--parity", "X"), ExitCode.USAGE, "N (none"),
+            (on("/dev/x", "xintai", "1", "--framing", "udp"), ExitCode.USAGE, "rtu, ascii or tcp"),
+            (on("/dev/x", "xintai", "1", "--framing", "tcp"), ExitCode.USAGE, "socket://"),
+            (on("/dev/x", "xintai", "1", "--data-bits", "7"), ExitCode.USAGE, "--framing ascii"),
+            (on("/dev/x", "mbus-water", "1", "--framing", "ascii"), ExitCode.USAGE, "does not speak Modbus"),
             (["-c", "/nowhere.toml", "m-001"], ExitCode.CONFIGURATION, "/nowhere.toml"),
         ],
     )

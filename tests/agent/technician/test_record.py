@@ -6,15 +6,18 @@ import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from partners import pymodbus_meters
 from partners.overheard_line import tapped, village
 from partners.processes import find
 
-from agent.technician import capture, replaying
+from agent.technician import capture, modbus_wire, replaying
 from agent.technician.capture import CaptureError, Writer, outcome_code
-from agent.technician.recording import BURST_MS, PassiveRecorder, Tape
+from agent.technician.recording import BURST_S, PassiveRecorder
+from agent.technician.trace import Trace
 from gateway.line import LineSettings
 from protocols import modbus, profile
 
@@ -91,6 +94,70 @@ def test_a_request_that_we_would_no_longer_send_is_told():
     (outcome,) = replay(other).outcomes
     assert outcome.request_differs
     assert not replay(ACTIVE).outcomes[0].request_differs
+
+
+def in_framing(framing, *, transaction=700):
+    """The active capture as it would be in another framing."""
+    text = HEAD.replace("frame 8N1", f"frame 8N1\nframing {framing}") + "+0000 read 17\n"
+    times, frames = (("+0100 >>", "+0130 <<"), ("+0170 >>", "+0200 <<")), (REQUEST, ANSWER)
+    for pair in times[: 1 if framing == "tcp" else 2]:  # an 8-bit checksum is not believed at once
+        for mark, frame in zip(pair, frames, strict=True):
+            wire = modbus_wire.encode(bytes.fromhex(frame), framing, transaction=transaction)
+            text += f"{mark} {wire.hex(' ')}\n"
+    return text + "+0250 == 17: 127113 mL\n"
+
+
+@pytest.mark.parametrize("framing", ["ascii", "tcp"])
+def test_every_framing_is_replayed(framing):
+    text = in_framing(framing)
+    assert outcomes(text) == [("17: 127113 mL", True)]
+    result = replay(text)
+    assert {one.framing for one in result.heard} == {framing}
+    assert result.heard[1].fits[0].volume_ml == 127_113
+    assert outcomes(text.replace("127113 mL", "127114 mL")) == [("17: 127113 mL", False)]
+
+
+def test_the_number_of_a_tcp_request_is_another_in_every_run_and_no_difference():
+    for transaction in (0, 700, 65_535):
+        (outcome,) = replay(in_framing("tcp", transaction=transaction)).outcomes
+        assert (outcome.is_same, outcome.request_differs) == (True, False)
+
+
+def test_an_answer_to_another_tcp_request_stays_one():
+    """Only the number of the recorded request becomes ours; a late answer keeps its own, and is no value."""
+    text = in_framing("tcp", transaction=700)
+    answer = modbus_wire.encode(bytes.fromhex(ANSWER), "tcp", transaction=700).hex(" ")
+    late = text.replace(f"<< {answer}", "<< 02 BB " + answer[6:])
+    ((now, same),) = outcomes(late)
+    assert (now.split(": ")[1], same) == ("wrong_answer", False)
+
+
+@pytest.mark.parametrize("settings", [{"framing": "ascii", "data_bits": 7, "parity": "E"}, {"framing": "tcp"}, {}])
+def test_a_capture_says_how_modbus_travelled(tmp_path, settings):
+    file = tmp_path / "capture.txt"
+    line = LineSettings(name="t", port="t", baudrate=9600, **settings)
+    with Writer(file, line, remark="test") as writer:
+        writer.event(0, ">>", b"x")
+    loaded = capture.load(file).line
+    assert msgspec.structs.replace(loaded, name="t", port="t") == line
+    assert ("framing" in file.read_text(encoding="utf-8")) == bool(settings)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("framing", ["ascii", "tcp"])
+def test_readings_of_pymodbus_meters_are_recorded_and_replayed(tmp_path, framing):
+    file = tmp_path / "capture.txt"
+    meters = {3: 802_609_751}
+    served = pymodbus_meters.over_tcp(meters) if framing == "tcp" else pymodbus_meters.ascii_on_a_pty(tmp_path, meters)
+    with served as port:
+        done = shuiwang("record", "--port", port, "--framing", framing, "--to", file, "--read", "usw-dn15-40:3",
+                        "--read", "usw-dn15-40:9", "--times", 2, "--every", 0, "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["values"] == 2
+    replayed = json.loads(shuiwang("replay", file, "--json").stdout)
+    assert [outcome["same"] for outcome in replayed["outcomes"]] == [True] * 4
+    assert {frame["framing"] for frame in replayed["frames"]} == {framing}
+    assert replayed["outcomes"][0]["now"] == "3: 802609751 mL"
 
 
 def test_another_profile_reads_it_otherwise_and_nothing_is_compared():
@@ -178,13 +245,15 @@ def test_a_file_that_cannot_be_read_is_a_capture_error(tmp_path):
 
 def test_bytes_close_together_are_one_line_of_a_capture():
     now_s = [0.0]
-    tape = Tape(monotonic=lambda: now_s[0])
-    for at_ms, mark, data in ((0, ">>", b"a"), (5, "<<", b"b"), (15, "<<", b"c"), (15 + BURST_MS + 1, "<<", b"d")):
-        now_s[0] = at_ms / 1000
-        tape.add(mark, data)
-    tape.add("<<", b"")
-    assert [(mark, data) for _, mark, data in tape.take()] == [(">>", b"a"), ("<<", b"bc"), ("<<", b"d")]
-    assert tape.take() == []
+    trace = Trace(burst_s=BURST_S, monotonic=lambda: now_s[0])
+    late_s = 0.015 + BURST_S + 0.001
+    for at_s, direction, data in ((0, "tx", b"a"), (0.005, "rx", b"b"), (0.015, "rx", b"c"), (late_s, "rx", b"d")):
+        now_s[0] = at_s
+        trace.add(direction, data)
+    trace.add("rx", b"")
+    assert [(frame.mark, frame.data) for frame in trace.take()] == [(">>", b"a"), ("<<", b"bc"), ("<<", b"d")]
+    assert trace.take() == []
+    assert trace.now_ms() == round(late_s * 1000), "the clock goes on"
 
 
 def test_outcomes_are_compared_without_their_wording():

@@ -1,6 +1,8 @@
 """Finding meters: real scans over simulated lines, the plan and its estimate, and a line that another master uses."""
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -8,19 +10,24 @@ import time
 import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from partners import pymodbus_meters
 from partners.overheard_line import tapped, village
-from partners.processes import find
+from partners.processes import Running, find, free_port, wait_until
 
 from agent import config
-from agent.technician import proposal, scan_plan, scan_probe
+from agent.technician import modbus_wire, proposal, scan_plan, scan_probe
 from agent.technician.fits import Fit
+from agent.technician.lines import bits_text, line_text
+from agent.technician.reading import Station, plan_from_config
 from agent.technician.scan_plan import SEARCH, ScanError, Wanted, parse_addresses
 from agent.technician.scanning import Found, Progress, Scan, Told
+from gateway.clock import SystemClock
 from gateway.line import LineSettings
-from protocols import cjt188, mbus, modbus, profile
+from protocols import cjt188, mbus, modbus, modbus_ascii, profile
 from protocols.cjt188 import BROADCAST
 
 LINE = LineSettings(name="scan", port="/dev/ttyUSB0", baudrate=9600)
@@ -63,16 +70,18 @@ def test_the_likeliest_comes_first_and_every_protocol_has_its_turn():
         loaded = profile.load(name)
         line = loaded.line
         assert (line.baudrate, line.parity, line.stop_bits, loaded.head.protocol) in tried, name
+    in_ascii = {(step.line.baudrate, step.line.data_bits, step.line.parity) for step in steps if step.wire == "ascii"}
+    assert {(9600, 7, "E"), (9600, 8, "N")} <= in_ascii
 
 
 def test_a_first_look_takes_about_a_minute_and_not_an_hour():
     assert 20 < scan_plan.total_s(scan_plan.quick("p", Wanted())) < 90
-    assert scan_plan.total_s(scan_plan.second("p", Wanted())) < 20 * 60
+    assert scan_plan.total_s(scan_plan.second("p", Wanted())) < 22 * 60
 
 
 def test_every_address_is_asked_once():
     for protocol, every in (("modbus", range(1, 248)), ("mbus", range(251))):
-        wanted = Wanted(protocols=(protocol,), baudrates=(9600,), parities=("N",))
+        wanted = Wanted(protocols=(protocol,), baudrates=(9600,), parities=("N",), framings=("rtu",))
         quick = scan_plan.quick("p", wanted)
         deep = scan_plan.deep(quick[0].line, protocol, wanted, answer="collision")
         asked = [address for step in [*quick, *deep] for address in step.addresses]
@@ -89,6 +98,27 @@ def test_a_narrow_wish_is_followed():
     numbers = Wanted(numbers=("00000805000001",))
     assert {step.protocol for step in scan_plan.quick("p", numbers)} == {"cjt188"}
     assert {step.addresses for step in scan_plan.quick("p", numbers)} == {("00000805000001",)}
+
+
+def wires(port, **wanted):
+    return [(step.wire, bits_text(step.line)) for step in scan_plan.quick(port, Wanted(**wanted))]
+
+
+def test_behind_a_network_port_every_speed_is_the_same_and_modbus_tcp_comes_first():
+    assert wires("socket://h:502") == [
+        ("tcp", "9600 8N1"), ("rtu", "9600 8N1"), ("ascii", "9600 8N1"), ("cjt188", "2400 8E1"), ("mbus", "2400 8E1"),
+    ]  # fmt: skip
+    assert scan_plan.total_s(scan_plan.quick("socket://h:502", Wanted())) < 30
+    assert wires("socket://h:502", framings=("tcp",)) == [("tcp", "9600 8N1")]
+    assert "tcp" not in dict(wires("rfc2217://h:4001")), "there the speed is ours, and no Modbus TCP"
+
+
+def test_framings_and_data_bits_narrow_it_down():
+    assert {wire for wire, _ in wires("p", framings=("ascii",))} == {"ascii"}
+    assert {text.split()[1] for _, text in wires("p", data_bits=7)} == {"7E1"}
+    assert wires("p", baudrates=(4800,), data_bits=7) == [("ascii", "4800 7E1")]
+    assert wires("p", baudrates=(4800,), data_bits=7, parities=("O",)) == [("ascii", "4800 7O1")]
+    assert wires("p", framings=("tcp",)) == []
 
 
 @pytest.mark.parametrize(
@@ -130,6 +160,14 @@ def test_who_speaks_is_told_by_the_answer():
     for heard in (answer, refusal, b"\x00" + answer + b"\xff"):
         assert scan_probe.heard_modbus(heard, LINE).speakers == ("7",)
     assert scan_probe.heard_modbus(request.encode(), LINE).speakers == (), "a request is no meter"
+    for framing in ("ascii", "tcp"):
+        line = msgspec.structs.replace(LINE, framing=framing)
+        heard = scan_probe.heard_modbus(modbus_wire.encode(answer, framing, transaction=5), line)
+        assert heard == scan_probe.Heard(speakers=("7",))
+    nobody = scan_probe.heard_modbus(modbus.encode_exception(request, 11), LINE)
+    assert nobody == scan_probe.Heard(), "a gateway says that nobody is there"
+    late = modbus_ascii.encode_frame(request.encode()[:-2])
+    assert scan_probe.requests_in(b"noise" + late, LINE) == [late]
     assert scan_probe.heard_modbus(b"\x00\x01\x02", LINE).garbled
     frame = cjt188.Frame(meter_type=0x10, address="00000805000001", control=0x83, data=bytes.fromhex("810A00"))
     assert scan_probe.heard_cjt188(b"\xfe\xfe" + frame.encode()).speakers == ("00000805000001",)
@@ -177,8 +215,10 @@ def test_nothing_but_reads_is_ever_sent(monkeypatch):
         elif frame is not None:
             assert frame.control in (cjt188.READ_DATA, cjt188.READ_ADDRESS)
         else:
-            assert body[1] in modbus.READ_FUNCTIONS
-            assert modbus.has_crc(body)
+            rtu = modbus_ascii.rtu_frame(body) if modbus_ascii.decode_frame(body) else body
+            assert rtu[1] in modbus.READ_FUNCTIONS
+            assert modbus.has_crc(rtu)
+            assert len(rtu) == modbus.REQUEST_BYTES
 
 
 # -- whole scans ------------------------------------------------------------------------------------------------------
@@ -337,6 +377,104 @@ def test_a_port_that_is_lost_is_told_and_the_next_one_is_searched():
     assert len(running.found) == 1
 
 
+# -- Modbus ASCII and TCP ---------------------------------------------------------------------------------------------
+
+TWO = {3: 802_609_751, 7: 5_000_000}
+
+
+def read_as_configured(text, folder):
+    """Load what was proposed, and read every meter with it as the agent does."""
+    loaded = config.parse(PREAMBLE + text, path=folder / "shuiwang.toml")
+    assert not loaded.warnings, loaded.warnings
+    volumes = {}
+    for meter in loaded.meters:
+        station = Station(plan_from_config(loaded, meter.id), clock=SystemClock())
+        volumes[int(meter.address_text)] = station.read().measurement.volume_ml
+        station.close()
+    return volumes
+
+
+@pytest.mark.e2e
+def test_ascii_meters_of_pymodbus_are_found_and_read_with_what_is_proposed(tmp_path):
+    with pymodbus_meters.ascii_on_a_pty(tmp_path, TWO) as port:
+        running, events = scan(port, protocols=("modbus",), baudrates=(9600,), units=(2, 3, 7), timeout_ms=120)
+        text = proposal.toml(running.found)
+        assert read_as_configured(text, tmp_path) == TWO
+    assert found(running) == {("modbus", str(unit)): (volume_ml,) for unit, volume_ml in TWO.items()}
+    assert {one.line.framing for one in running.found} == {"ascii"}
+    asked = [event.step.wire for event in events if isinstance(event, Progress) and event.step]
+    assert asked[0] == "rtu", "RTU comes first: it has the better checksum"
+    assert 'framing = "ascii"' in text
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("absent", [None, 4, 11], ids=["silent", "exception 4", "gateway target failed"])
+def test_modbus_tcp_meters_behind_a_gateway_are_found_and_nobody_else(tmp_path, absent):
+    with pymodbus_meters.over_tcp(TWO, absent=absent) as port:
+        running, _ = scan(port, units=(2, 3, 7, 9), timeout_ms=120)
+        text = proposal.toml(running.found)
+        assert read_as_configured(text, tmp_path) == TWO
+    assert found(running) == {("modbus", str(unit)): (volume_ml,) for unit, volume_ml in TWO.items()}
+    assert running.told == []
+    assert 'framing = "tcp"' in text
+    assert "baudrate" not in text
+
+
+@pytest.mark.e2e
+def test_a_device_that_answers_every_unit_is_listed_once():
+    with pymodbus_meters.over_tcp({0: 802_609_751}) as port:
+        running, _ = scan(port, timeout_ms=120)
+    assert found(running) == {("modbus", "1"): (802_609_751,)}
+    assert ["whatever unit is asked" in told.words.en for told in running.told] == [True]
+    assert running.requests < 20
+
+
+@pytest.mark.e2e
+def test_who_speaks_modbus_tcp_is_never_sent_anything_else():
+    """It would take the rest for the beginning of a frame, and hang up or wait; --all changes nothing about that."""
+    with pymodbus_meters.over_tcp({3: 1_000_000}) as port:
+        running, events = scan(port, units=(2, 3), timeout_ms=120, everywhere=True)
+    assert len(running.found) == 1
+    assert {event.step.wire for event in events if isinstance(event, Progress) and event.step} == {"tcp"}
+
+
+@pytest.mark.e2e
+def test_a_serial_server_that_passes_bytes_on_is_no_modbus_tcp(tmp_path):
+    number = free_port()
+    with village(("usw-dn15-40", "3", "802.609751")) as line:
+        # Without -t, socat's old connection holds on for half a second and takes the next one's answers.
+        served = ["-t", "0.01", f"tcp-listen:{number},bind=127.0.0.1,reuseaddr,fork", f"{line.port},raw,echo=0"]
+        with Running(tmp_path / "socat.log", find("socat"), *served):
+            port = f"socket://127.0.0.1:{number}"
+            wait_until(lambda: can_connect(number), what="the serial server")
+            running, _ = scan(port, protocols=("modbus",), units=(3,), timeout_ms=200)
+            text = proposal.toml(running.found)
+            assert read_as_configured(text, tmp_path) == {3: 802_609_751}
+    assert [(one.line.framing, line_text(one.line)) for one in running.found] == [("rtu", "over TCP")]
+    assert "what the serial server is set to" in text
+
+
+def can_connect(number):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", number), timeout=1):
+        return True
+    return False
+
+
+@pytest.mark.e2e
+def test_a_modbus_tcp_port_where_nothing_listens_says_what_to_do():
+    done = shuiwang("scan", "--port", f"socket://127.0.0.1:{free_port()}", "--framing", "tcp")
+    assert done.returncode == 6
+    assert "--framing tcp" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_meter_with_seven_bits_is_proposed_as_such(tmp_path):
+    line = LineSettings(name="scan", port="/dev/ttyUSB0", parity="E", data_bits=7, framing="ascii")
+    text = proposal.toml([Found(line=line, protocol="modbus", address="3", fits=(Fit(profile="xintai", volume_ml=1),))])
+    (bus,) = config.parse(PREAMBLE + text, path=tmp_path / "x.toml").buses
+    assert (bus.framing, bus.data_bits, bus.parity, line_text(bus)) == ("ascii", 7, "E", "9600 7E1 ASCII")
+
+
 # -- what is proposed -------------------------------------------------------------------------------------------------
 
 
@@ -385,6 +523,9 @@ def test_the_command_finds_writes_and_prints(tmp_path):
         (["--port", "nonsense://x"], 6),
         (["--port", "p", "--protocol", "profibus"], 2),
         (["--port", "p", "--parity", "X"], 2),
+        (["--port", "p", "--framing", "rtu-over-tcp"], 2),
+        (["--port", "p", "--framing", "tcp"], 2),
+        (["--port", "p", "--protocol", "modbus", "--addresses", "00000805000001"], 2),
         (["--port", "p", "--addresses", "999"], 2),
     ],
 )

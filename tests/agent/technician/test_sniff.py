@@ -1,5 +1,6 @@
 """Overhearing: frames of all protocols out of one stream, who answers whom, and a real foreign master on a real tap."""
 
+import contextlib
 import io
 import json
 import random
@@ -10,11 +11,14 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from partners import pymodbus_meters
 from partners.overheard_line import tapped, village
 from partners.processes import find
+from pymodbus import FramerType, ModbusException
+from pymodbus.client import ModbusSerialClient
 from rich.console import Console
 
-from agent.technician import views_sniffing
+from agent.technician import modbus_wire, views_sniffing
 from agent.technician.cutting import PAUSE_MS, WAITING_BYTES_MAX, Cutter
 from agent.technician.sniffing import LATE, NOBODY_ASKED, STATIONS_MAX, WRITES, Sniffer
 from protocols import cjt188, mbus, modbus, profile
@@ -90,6 +94,42 @@ def test_who_answers_whom_and_how_fast(by_byte):
     assert [fit.volume_ml for fit in unit.fits][:1] == [VOLUME_ML]
     assert sniffer.totals.unknown_bytes == 0
     assert [one.lead for one in heard if one.protocol == "cjt188"] == [b"\xfe" * 3] * 2
+
+
+@pytest.mark.parametrize("by_byte", [False, True])
+@pytest.mark.parametrize("parity", ["", "E", "O"])
+def test_modbus_ascii_is_overheard_also_with_its_parity_in_bit_7(by_byte, parity):
+    ask, answer = (modbus_wire.encode(frame, "ascii") for frame in (REQUEST, ANSWER))
+    if parity:
+        ask, answer = (
+            bytes(byte | (byte.bit_count() % 2 != (parity == "O")) << 7 for byte in wire) for wire in (ask, answer)
+        )
+    sniffer, heard = overhear((0, b"\x00" + ask), (60, answer + b"\xff"), (400, ask), by_byte=by_byte)
+    assert [(one.kind, one.framing) for one in heard if one.kind != "noise"] == [
+        ("request", "ascii"), ("answer", "ascii"), ("request", "ascii"),
+    ]  # fmt: skip
+    station = sniffer.stations["modbus", "17"]
+    assert (station.requests, station.answers, station.silent) == (2, 1, 1)
+    assert station.fits[0].volume_ml == VOLUME_ML
+    assert sniffer.totals.unknown_bytes == 2
+    line = text_of(views_sniffing.frame_line(next(one for one in heard if one.kind == "answer"), width=120), width=120)
+    assert ":110308000000000001F0896A CR LF" in line
+    assert views_sniffing.as_json(heard[-1])["framing"] == "ascii"
+    assert any("7E1" in words.en or "7O1" in words.en for words in views_sniffing.advice(sniffer)) == bool(parity)
+
+
+def test_a_damaged_ascii_answer_is_the_asked_meters():
+    ask, answer = (modbus_wire.encode(frame, "ascii") for frame in (REQUEST, ANSWER))
+    sniffer, heard = overhear((0, ask), (60, answer.replace(b"F0", b"F1")))
+    assert [one.kind for one in heard] == ["request", "damaged"]
+    assert sniffer.stations["modbus", "17"].damaged == 1
+
+
+def test_who_writes_in_ascii_is_noticed():
+    write = modbus_wire.encode(modbus.add_crc(bytes.fromhex("11 06 00 01 00 02")), "ascii")
+    sniffer, heard = overhear((0, write), (40, write))
+    assert [(one.kind, one.note) for one in heard] == [("request", WRITES), ("answer", WRITES)]
+    assert sniffer.totals.writes == 1
 
 
 def test_noise_before_between_and_after_is_counted_and_hides_nothing():
@@ -281,6 +321,45 @@ def test_mbpoll_as_a_foreign_master_is_overheard_through_a_tap(tmp_path):
     stations = {station["address"]: station for station in summary["stations"]}
     assert (stations["3"]["answers"], stations["9"]["answers"], stations["9"]["silent"]) == (2, 0, 1)
     assert summary["stray_bytes"] == 0
+
+
+@pytest.mark.e2e
+def test_pymodbus_in_ascii_is_overheard_through_a_tap(tmp_path):
+    (tmp_path / "meters").mkdir()
+    with (
+        pymodbus_meters.ascii_on_a_pty(tmp_path / "meters", {3: 802_609_751}) as meters,
+        tapped(tmp_path, meters) as (master, tap),
+    ):
+
+        def ask():
+            client = ModbusSerialClient(master, framer=FramerType.ASCII, baudrate=9600, timeout=0.4, retries=0)
+            assert client.connect()
+            for unit in (3, 9, 3):
+                with contextlib.suppress(ModbusException):
+                    client.read_holding_registers(0x204, count=4, device_id=unit)
+            client.close()
+
+        asking = threading.Timer(1.5, ask)
+        asking.start()
+        done = shuiwang("sniff", "--port", tap, "--baudrate", 9600, "--seconds", 5, "--json")
+        asking.join()
+    assert done.returncode == 0, done.stderr
+    *frames, summary = map(json.loads, done.stdout.splitlines())
+    assert [(frame["kind"], frame["framing"], frame["station"]) for frame in frames] == [
+        (kind, "ascii", station) for kind, station in
+        (("request", "3"), ("answer", "3"), ("request", "9"), ("request", "3"), ("answer", "3"))
+    ]  # fmt: skip
+    assert {"profile": "usw-dn15-40", "volume_ml": 802_609_751} in frames[1]["fits"]
+    assert summary["stray_bytes"] == 0
+
+
+@pytest.mark.parametrize("command", [["sniff"], ["record", "--to", "capture.txt"]])
+def test_modbus_tcp_cannot_be_overheard_and_it_says_what_to_do_instead(tmp_path, command):
+    with pymodbus_meters.over_tcp({3: 1}) as port:
+        done = shuiwang(*command, "--port", port, "--seconds", 1, cwd=tmp_path, env={"PYTHONPATH": ":".join(sys.path)})
+    assert done.returncode == 9, done.stderr
+    assert "Modbus TCP cannot be overheard" in done.stderr
+    assert "tcpdump" in done.stderr
 
 
 def test_a_port_that_is_not_there_ends_with_its_code_and_advice():

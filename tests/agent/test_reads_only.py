@@ -1,0 +1,176 @@
+"""The service never writes to a meter: not by what its code can say, and not by what any profile makes it send.
+
+`shuiwang valve` is the one exception, and the service does not know it.
+"""
+
+import ast
+import functools
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from partners.virtual_line import VirtualClock, VirtualPort, skip_real_pauses, virtual_line
+
+from agent.technician import scan_probe
+from gateway.meters import MeterReader
+from gateway.responder import RESPONDERS, SimulatedMeter
+from gateway.village_file import parse
+from protocols import profile
+from protocols.errors import MeterError
+
+ROOT = Path(__file__).parents[2]
+VALVE = "agent/technician/valve.py"
+# Where bytes go out on a line of meters. A new place belongs here only once it is known to send nothing but reads.
+SENDERS = {
+    "gateway/line.py": "sends what a protocol's query encodes",
+    "agent/technician/trace.py": "hands on what Line sends, and remembers it",
+    "agent/technician/recording.py": "hands on what Line sends, and tapes it",
+    "agent/technician/checkup_port.py": "one request to read, to a unit that nobody has",
+    "agent/technician/scan_probe.py": "requests to read and for addresses",
+}
+# Who speaks of writing without ever sending it.
+EXPLAINERS = {"agent/technician/explain_cjt188.py", "agent/technician/explain_mbus.py", "agent/technician/sniffing.py"}
+
+
+@functools.cache
+def trees():
+    files = [file for folder in ("agent", "gateway") for file in (ROOT / folder).rglob("*.py")]
+    return {file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in files}
+
+
+def who_says(pattern):
+    """The files in which a name, an attribute or an import matches."""
+    found = set()
+    for file, tree in trees().items():
+        for node in ast.walk(tree):
+            names = [getattr(node, "attr", None), getattr(node, "id", None)]
+            names += [alias.name for alias in getattr(node, "names", []) if isinstance(alias, ast.alias)]
+            if any(re.fullmatch(pattern, name) for name in names if isinstance(name, str)):
+                found.add(file)
+    return found
+
+
+class TestCode:
+    def test_one_module_makes_the_command_of_a_valve(self):
+        assert who_says("valve_request") == {VALVE}
+
+    def test_nobody_else_names_a_control_code_that_writes(self):
+        writes = "WRITE_DATA|WRITE_ADDRESS|SET_TOTAL|VENDOR_VALVE|SEND_DATA"
+        assert who_says(writes) <= EXPLAINERS
+
+    def test_nobody_asks_minimalmodbus_to_write(self):
+        assert who_says("read_registers") == {"gateway/modbus_master.py"}, "the net has holes"
+        assert who_says("write_(registers?|bits?|float|long|string)|_generic_command|_perform_command") == set()
+
+    def test_bytes_go_out_in_known_places_only(self):
+        ports = re.compile(r"(self\.)?_?(port|line|serial|instrument)\.write")
+        found = {
+            file
+            for file, tree in trees().items()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ports.fullmatch(ast.unparse(node.func))
+        }
+        assert found == set(SENDERS)
+
+    def test_every_request_of_ours_to_a_cjt188_meter_has_a_code_that_reads(self):
+        """Frames are made by name: whoever gives another control code than these says so here."""
+        reads = {"cjt188.READ_DATA", "cjt188.READ_ADDRESS"}
+        hands_on = {  # what it shows or answers, as it was heard
+            "agent/technician/decoding.py",
+            "agent/technician/profile_wizard.py",
+            "agent/technician/explain_cjt188.py",
+        }
+        odd = {
+            (file, ast.unparse(keyword.value))
+            for file, tree in trees().items()
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+            and ast.unparse(node.func) in {"Frame", "cjt188.Frame", "msgspec.structs.replace"}
+            for keyword in node.keywords
+            if keyword.arg == "control" and ast.unparse(keyword.value) not in reads and file not in hands_on
+        }
+        assert odd == {("agent/technician/scan_probe.py", "control")}, "which has them from this table:"
+        assert {control for control, *_ in scan_probe._ANY_CJT188} <= {0x01, 0x03}
+
+    def test_the_service_does_not_know_the_valve(self):
+        code = (
+            "import sys, agent.service, agent.poller, gateway.bus\n"
+            "assert not [name for name in sys.modules if 'valve' in name or 'technician' in name]\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=30, cwd=ROOT)
+
+
+def is_read(protocol, sent):
+    """Whether bytes on the wire ask to read, by the numbers of the standards and none of our code."""
+    if protocol == "modbus":
+        return sent[1] in {3, 4}
+    if protocol == "cjt188":
+        frame = sent[sent.index(0x68) :]
+        return frame[9] in {0x01, 0x03} and len(frame) == 13 + 3  # DI DI SER, nothing that could be written
+    short = sent[0] == 0x10 and sent[1] & ~0x20 in {0x40, 0x5B}  # SND_NKE, REQ_UD2
+    select = sent[0] == 0x68 and sent[4] & ~0x20 == 0x53 and sent[5:7] == b"\xfd\x52"
+    return short or select
+
+
+class TestNet:
+    @pytest.mark.parametrize(
+        ("protocol", "frame"),
+        [
+            ("modbus", "01 06 00 1C 00 02 C9 CD"),  # Xintai: close the valve
+            ("modbus", "01 10 00 00 00 01 02 00 00 A6 50"),
+            ("cjt188", "FE FE FE FE 68 10 69 05 90 05 15 33 78 04 04 A0 17 01 55 50 16"),
+            ("cjt188", "FE FE FE 68 10 01 00 00 05 08 00 00 2A 04 A0 17 00 99 04 16"),
+            ("mbus", "68 04 04 68 53 FE 51 01 A3 16"),
+            ("mbus", "10 53 01 54 16"),
+        ],
+    )
+    def test_it_catches_what_writes(self, protocol, frame):
+        assert not is_read(protocol, bytes.fromhex(frame))
+
+
+ADDRESSES = {"modbus": "17", "cjt188": "00000805000001", "mbus": "5"}
+CASES = [
+    (name, address, fault)
+    for name in profile.built_in_names()
+    for address in (
+        ["5", "12345678"]
+        if profile.load(name).head.protocol == "mbus"
+        else [ADDRESSES[profile.load(name).head.protocol]]
+    )
+    for fault in ("", "dead", "exception", "garbage", "wrong_unit")
+]
+
+
+@pytest.mark.parametrize(("name", "address", "fault"), CASES)
+def test_whatever_the_meter_does_the_reader_only_reads(name, address, fault, monkeypatch):
+    """Each built-in profile, those with a valve too; the meter answers, is silent, refuses, babbles, or is another."""
+    skip_real_pauses(monkeypatch)
+    more = {"exception": "code = 2\n", "wrong_unit": f'address = "{address[:-1]}9"\n'}.get(fault, "")
+    text = f'[[meter]]\nprofile = "{name}"\naddress = "{address}"\nstart_m3 = "1"\nusage = []\n'
+    text += f'[[meter.fault]]\nkind = "{fault}"\n{more}' if fault else ""
+    (plan,) = parse(text, where="v").meters
+    responder = RESPONDERS[plan.profile.head.protocol]([SimulatedMeter(plan, chance=random.Random(3))])
+    clock, sent = VirtualClock(), []
+    port = VirtualPort(clock)
+
+    def hear(data):
+        sent.append(data)
+        responder.pause()
+        for answer in responder.hear(data, wall_ms=0):
+            port.arrive(clock.now_s + 0.05, answer.before + answer.frame + answer.after)
+
+    port.on_write = hear
+    reader = MeterReader(profile=plan.profile, address=plan.address, timeout_ms=100, retries=1)
+    line = virtual_line(port, baudrate=9600)
+    got = 0
+    for _ in range(3):
+        try:
+            got += reader.read(line).volume_ml == 1_000_000
+        except MeterError:
+            assert fault
+    assert got == 3 or fault
+    assert sent
+    assert all(is_read(plan.profile.head.protocol, data) for data in sent)
