@@ -11,7 +11,8 @@ All times are wall clock (UTC, ms). Ask only with the time of a synced clock: an
 because a clock runs behind, so with an unsynced one nobody is excused.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from protocols.absence import Absence
@@ -78,6 +79,16 @@ class Absences:
         """End those whose time is over; return them to be stored."""
         every = [one for meter in self._of_meter for one in self._open(meter)]
         return [self._put(over) for one in every if (over := _over(one, wall_ms))]
+
+    @contextlib.contextmanager
+    def unless_failing(self, meter: str) -> Iterator[None]:
+        """Take back what is changed within, for one meter, where storing it raises: nobody may be away unrecorded."""
+        before = self._of_meter.get(meter, [])
+        try:
+            yield
+        except BaseException:
+            self._of_meter[meter] = before
+            raise
 
     # -- what people ask --------------------------------------------------------------------------------------------
 

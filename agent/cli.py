@@ -84,8 +84,9 @@ def run(
     debug: Annotated[bool, typer.Option("--debug", help="Log every exchange with the broker library too.")] = False,
 ) -> None:
     """Poll the meters, judge them, and bring alerts and readings to the county, until SIGTERM."""
-    # sqlite-utils imports pandas wherever it is installed, for features that we do not use: 75 MiB.
-    sys.modules.setdefault("pandas", cast("ModuleType", None))
+    # sqlite-utils imports these wherever they are installed, for features that we do not use: up to 75 MiB.
+    for name in ("numpy", "pandas"):
+        sys.modules.setdefault(name, cast("ModuleType", None))
     from agent.service import Service
     from gateway.lock import AlreadyLocked, FolderLock
     from gateway.store import StoreError

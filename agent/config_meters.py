@@ -10,6 +10,7 @@ import msgspec
 
 from agent.config_table import Claims, Table, shown, suggestion
 from agent.detection.limit import COLD_H, COST_H, COST_MAX_H, COST_MIN_H, LIMIT_MAX_H, LIMIT_MIN_H
+from agent.detection.watch import COARSE_ML
 from agent.settings import MS_PER_HOUR, DetectionSettings, MeterSettings, duration_in_words, volume_in_words
 from protocols import profile as profiles
 from protocols.errors import ProfileError
@@ -65,6 +66,8 @@ class _Reader:
         self._profiles: dict[str, Profile | str] = {}  # a profile, or why there is none
         # What the rule for all does wrong to single meters: (table, key, wrong, right) and to whom.
         self._shared: dict[tuple[Table, str, str, str], list[str]] = {}
+        # The meters on which red cannot be judged, by the name of their profile and its step.
+        self._coarse: dict[tuple[str, int], list[Table]] = {}
 
     def read(self, table: Table) -> MeterSettings | None:
         """Return a meter; None where it has no profile."""
@@ -87,6 +90,8 @@ class _Reader:
         self._check_window(table, rule, round(poll_every_s * 1000))
         if profile:
             self._check_threshold(table, rule, profile)
+            if profile.head.step_ml > COARSE_ML:
+                self._coarse.setdefault((profile.name, profile.head.step_ml), []).append(table)
         timeout_ms = table.integer(
             "timeout_ms", default=timing.timeout_ms, minimum=TIMEOUT_MS_MIN, maximum=TIMEOUT_MS_MAX, unit="milliseconds"
         )
@@ -113,6 +118,9 @@ class _Reader:
             others = f" and {len(meters) - 1} more" if len(meters) > 1 else ""
             is_for_all = table in {self._rule.window_table, self._rule.threshold_table}
             table.problem(key, f"{wrong} ({meters[0]}{others}) — {right}" if is_for_all else f"{wrong} — {right}")
+
+        for (name, step_ml), tables in self._coarse.items():
+            _warn_of_coarse_steps(name, step_ml, tables)
 
     def _bus(self, table: Table) -> str:
         name = table.text("bus")
@@ -273,6 +281,16 @@ def _warn_of_litres(table: Table, rule: _Rule) -> None:
         number, litres_as_m3 = _cubic_metres(threshold_ml), _cubic_metres(threshold_ml // 1000)
         advice = f'the number is cubic metres; for {number} litres write "{litres_as_m3}"'
         table.warning("threshold_m3", f"{much}: almost every home would always be reported — {advice}")
+
+
+def _warn_of_coarse_steps(name: str, step_ml: int, tables: list[Table]) -> None:
+    others = f" ({len(tables)} meters)" if len(tables) > 1 else ""
+    step, most = volume_in_words(step_ml), volume_in_words(COARSE_ML)
+    wrong = (
+        f"{name} meters count in steps of {step}, above {most}: such a register may stand still for a day although all"
+        f" is well, so no alert of these homes ever turns red{others}"
+    )
+    tables[0].warning("profile", f"{wrong} — fit a meter that counts litres, or have these homes visited more often")
 
 
 def _cubic_metres(volume_ml: int) -> str:

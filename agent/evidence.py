@@ -32,6 +32,10 @@ def low_usage_evidence(watch: Watch, *, reading: Reading, dates: Dates, step: St
     least_ml, most_ml = window.usage()
     start = window.start()
     last_use = window.last_use()
+    register_from_ml = None
+    # Another register in between, and the difference would be one that no meter ever showed.
+    if start is not None and start[0] >= watch.joined_at and most_ml is not None:
+        register_from_ml = watch.register.top - most_ml
     evidence: dict[str, Any] = {
         "window_h": int(hours) if hours.is_integer() else hours,
         "threshold_ml": watch.low_usage.threshold,
@@ -39,7 +43,7 @@ def low_usage_evidence(watch: Watch, *, reading: Reading, dates: Dates, step: St
         "usage_max_ml": most_ml,
         "from": dates.of(start[0] if start else dates.time_ms - window.length),
         "to": instant(dates.wall_ms),
-        "register_from_ml": None if most_ml is None or reading.volume_ml is None else reading.volume_ml - most_ml,
+        "register_from_ml": register_from_ml,
         "register_to_ml": reading.volume_ml,
         "last_use_after": dates.of(last_use[0]) if last_use else None,
         "last_use_before": dates.of(last_use[1]) if last_use else None,

@@ -38,11 +38,13 @@ _LEAK_NOT_COUNTED: Final = {
 
 
 class _Shown(dict[str, Any]):
-    """The evidence as words show it: litres beside millilitres; what is not there is a question mark."""
+    """The evidence as words show it: litres beside millilitres, lists as their length; what is not there is `?`."""
 
     def __init__(self, evidence: dict[str, Any]) -> None:
         super().__init__(evidence)
         for name, value in evidence.items():
+            if isinstance(value, list):
+                self[name] = len(value)
             for unit, litres in (("_ml", "_l"), ("_ml_h", "_l_h")):
                 if name.endswith(unit) and isinstance(value, int):
                     self[name.removesuffix(unit) + litres] = f"{round(value / 1000, 1):g}"
@@ -74,7 +76,7 @@ class Explainer:
             when = self._when(evidence["to"], body.at)
             result = _RESULTS.get(evidence.get("county", {}).get("result", ""), _NOTHING)
             return {
-                "zh": f"{when['zh']}又有用水，警报解除。{result['zh']}",
+                "zh": f"{when['zh']} 又有用水，警报解除。{result['zh']}",
                 "en": f"Water was used again by {when['en']}; the alert ends.{result['en']}",
             }
         if step.level is Level.YELLOW:
@@ -108,7 +110,7 @@ class Explainer:
         if last_use is None:
             return {"zh": "开始观察以来没有用水。", "en": "None has been seen since watching began."}
         when = self._when(last_use, now)
-        return {"zh": f"最近一次用水：{when['zh']}前。", "en": f"Water last ran before {when['en']}."}
+        return {"zh": f"最近一次用水：{when['zh']} 前。", "en": f"Water last ran before {when['en']}."}
 
     def _when(self, instant: str, now: str) -> Words:
         """Return a moment as people say it, seen from another: 21:10, yesterday 21:10, 3 Nov 21:10."""
@@ -155,8 +157,8 @@ _OTHERS: Final[dict[tuple[Kind, Transition], Words]] = {
     },
     (Kind.SUPPLY_OUTAGE, Transition.CLEARED): {"zh": "多户恢复用水。", "en": "Several homes use water again."},
     (Kind.BUS_FAULT, Transition.OPENED): {
-        "zh": "线路 {bus} 上 {silent} 块水表同时读不到，可能线路或转换器故障。请技术人员检查电源、接线和转换器。",
-        "en": "{silent} meters on line {bus} stopped answering together: power, wiring or adapter. Send a technician.",
+        "zh": "线路 {bus} 上 {meters} 块水表同时读不到，可能线路或转换器故障。请技术人员检查电源、接线和转换器。",
+        "en": "{meters} meters on line {bus} stopped answering together: power, wiring or adapter. Send a technician.",
     },
     (Kind.BUS_FAULT, Transition.CLEARED): {"zh": "线路 {bus} 恢复。", "en": "Line {bus} works again."},
 }

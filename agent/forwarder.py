@@ -5,24 +5,25 @@
 3. On a new connection everything that is not acknowledged is sent again. So it is when acknowledgements stay away,
    after waits that double, and when one comes that should cover a message and does not: the county has a hole there.
 4. Telemetry in flight is bounded, so that back-filling a week does not drown what is new, nor the county.
+5. What the county asks (commands) is answered beside all this, over the same connection, and holds nothing up.
 """
 
 import asyncio
 import logging
 import operator
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
 from agent.pipeline import StoreCalls
-from gateway.broker import BrokerError, Message, Session
+from gateway.broker import BrokerError, Message, Received, Session
 from gateway.clock import Clock
 from gateway.store import Outgoing, StoreError, StoreRolledBack
 from gateway.ulid import new_ulid
 from protocols import contract
-from protocols.contract import Ack, Alert, Leaf, State, Stream, Telemetry, TelemetryReading
+from protocols.contract import Ack, Alert, Leaf, Reply, State, Stream, Telemetry, TelemetryReading
 from protocols.errors import ContractError
 from protocols.reading import Reading
 
@@ -37,6 +38,8 @@ RESEND_S_MAX: Final = 300.0
 # A receipt that comes so long after a message was sent and does not cover it means that the message was lost. Longer
 # than a county takes to store a batch, so that a slow county is not sent everything twice.
 HOLE_S: Final = 3.0
+# Beyond so many commands at once the rest are dropped: the county repeats what it has no reply to.
+ANSWERS_MAX: Final = 64
 # What a confused county makes us say is said so often at most, until the next start.
 MENTIONS_MAX: Final = 100
 
@@ -104,14 +107,20 @@ class Forwarder:
         county_acknowledges: bool,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`birth` makes the first message of a connection from the oldest seq of each stream that is still here."""
+        """`birth` makes the first message of a connection from the oldest seq of each stream that is still here.
+
+        `handle`, where set, answers a command of the county; it never raises.
+        """
         self._store = store
         self._clock = clock
         self._sender = sender
         self._birth = birth
         self._county_acknowledges = county_acknowledges
+        self.handle: Callable[[bytes], Awaitable[Reply | None]] | None = None
         self._jitter = jitter
         self._news = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._answers = 0
         self._progress: dict[Stream, _Progress] = {}
         self._foreign_epochs: set[str] = set()
         self._invalid_acks = 0
@@ -120,6 +129,10 @@ class Forwarder:
     def wake(self) -> None:
         """Say that the outbox has something new."""
         self._news.set()
+
+    def announce(self) -> None:
+        """Say that what a birth tells has changed (who is away): it is published anew, retained."""
+        self._changed.set()
 
     async def serve(self, session: Session) -> None:
         """Send and listen until the connection is lost: raises BrokerError (in a group)."""
@@ -133,12 +146,23 @@ class Forwarder:
             except StoreError as error:
                 raise BrokerError(f"the outbox cannot be read: {error}") from error  # ends the session, not the service
             self._progress[stream] = _Progress(stream, acked_seq=status.acked_seq, now=now)
-        birth = self._birth({stream: each.acked_seq + 1 for stream, each in self._progress.items()})
-        payload = contract.encode(msgspec.structs.replace(birth, epoch=epoch))
-        await session.publish(Message(topic=self._sender.topic(Leaf.STATE), payload=payload, retain=True))
+        self._changed.clear()
+        await self._publish_birth(session)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen(session), name="forwarder-listen")
+            tasks.create_task(self._listen(session, tasks), name="forwarder-listen")
             tasks.create_task(self._send(session), name="forwarder-send")
+            tasks.create_task(self._announce(session), name="forwarder-announce")
+
+    async def _publish_birth(self, session: Session) -> None:
+        birth = self._birth({stream: each.acked_seq + 1 for stream, each in self._progress.items()})
+        payload = contract.encode(msgspec.structs.replace(birth, epoch=self._sender.epoch))
+        await session.publish(Message(topic=self._sender.topic(Leaf.STATE), payload=payload, retain=True))
+
+    async def _announce(self, session: Session) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._publish_birth(session)
 
     async def _send(self, session: Session) -> None:
         while True:
@@ -183,7 +207,7 @@ class Forwarder:
             return contract.encode(
                 Alert(schema=contract.ALERT_SCHEMA, seq=message.seq, sent_at=sent_at, alert=message.alert, **envelope)
             )
-        readings = None if message.readings is None else tuple(map(_telemetry_reading, message.readings))
+        readings = None if message.readings is None else tuple(map(telemetry_reading, message.readings))
         return contract.encode(
             Telemetry(
                 schema=contract.TELEMETRY_SCHEMA,
@@ -214,23 +238,46 @@ class Forwarder:
                     )
                     progress.start_again(now=_now(), jitter=self._jitter())
 
-    async def _listen(self, session: Session) -> None:
-        async for payload in session.messages():
-            try:
-                ack = contract.decode(Leaf.ACK, payload)
-            except ContractError as error:
-                self._invalid_acks += 1
-                if self._invalid_acks <= MENTIONS_MAX:
-                    log.warning("ack_invalid payload=%r: %s", payload[:200], error)
-                continue
-            assert isinstance(ack, Ack)
-            if ack.epoch != self._sender.epoch:
-                self._mention_epoch(ack.epoch)
-                continue
-            for item in ack.not_understood:
-                self._mention_not_understood(item)
-            up_to = {Stream.ALERT: ack.alert_up_to, Stream.TELEMETRY: ack.telemetry_up_to}
-            await self._acknowledge(up_to, ack.not_understood, epoch=ack.epoch)
+    async def _listen(self, session: Session, tasks: asyncio.TaskGroup) -> None:
+        async for received in session.messages():
+            if received.topic == self._sender.topic(Leaf.COMMAND):
+                self._take_command(received, session, tasks)
+            else:
+                await self._take_ack(received.payload)
+
+    def _take_command(self, received: Received, session: Session, tasks: asyncio.TaskGroup) -> None:
+        if self.handle is None or self._answers >= ANSWERS_MAX:
+            log.warning("command_dropped at_hand=%d: the county repeats what it has no reply to", self._answers)
+            return
+        self._answers += 1
+        answer = tasks.create_task(self._answer(self.handle(received.payload), session), name="forwarder-answer")
+        answer.add_done_callback(lambda _: self._answered())
+
+    def _answered(self) -> None:
+        self._answers -= 1
+
+    async def _answer(self, work: Awaitable[Reply | None], session: Session) -> None:
+        reply = await work
+        if reply is not None:
+            payload = contract.encode(reply)
+            await session.publish(Message(topic=self._sender.topic(Leaf.REPLY), payload=payload))
+
+    async def _take_ack(self, payload: bytes) -> None:
+        try:
+            ack = contract.decode(Leaf.ACK, payload)
+        except ContractError as error:
+            self._invalid_acks += 1
+            if self._invalid_acks <= MENTIONS_MAX:
+                log.warning("ack_invalid payload=%r: %s", payload[:200], error)
+            return
+        assert isinstance(ack, Ack)
+        if ack.epoch != self._sender.epoch:
+            self._mention_epoch(ack.epoch)
+            return
+        for item in ack.not_understood:
+            self._mention_not_understood(item)
+        up_to = {Stream.ALERT: ack.alert_up_to, Stream.TELEMETRY: ack.telemetry_up_to}
+        await self._acknowledge(up_to, ack.not_understood, epoch=ack.epoch)
 
     async def _acknowledge(
         self, up_to: dict[Stream, int], not_understood: tuple[contract.NotUnderstood, ...], *, epoch: str
@@ -273,7 +320,8 @@ class Forwarder:
             )
 
 
-def _telemetry_reading(reading: Reading) -> TelemetryReading:
+def telemetry_reading(reading: Reading) -> TelemetryReading:
+    """Return a reading as the county is told it."""
     return TelemetryReading(
         meter=reading.meter,
         at=contract.instant(reading.at.wall_ms),

@@ -36,6 +36,7 @@ __all__ = ["Judge", "Rule", "Verdict"]
 
 log = logging.getLogger(__name__)
 
+REVERSE_FLOW_FLAG: Final = "reverse_flow"  # protocols.flags: what a meter says of itself
 _KINDS: Final = {kind.value: kind for kind in Kind}
 
 
@@ -145,8 +146,11 @@ class Judge:
                 ended.append(absence)
             steps += self._low_usage_steps(reading, watch, weighed, dates)
             steps += self._flow_steps(reading, watch, dates)
-        elif self._wants_reminder(reading.meter, weighed.time_ms):
-            steps += self._remind(reading.meter, dates)
+        else:
+            if REVERSE_FLOW_FLAG in reading.flags:
+                steps += self._reverse_steps(reading, STANDS, dates)
+            if self._wants_reminder(reading.meter, weighed.time_ms):
+                steps += self._remind(reading.meter, dates)
         return Verdict(reading=reading, steps=tuple(steps), ended=tuple(ended))
 
     def _low_usage_steps(self, reading: Reading, watch: Watch, weighed: Weighed, dates: Dates) -> Iterator[AlertBody]:
@@ -162,6 +166,10 @@ class Judge:
             step = next_step(Kind.LOW_USAGE, reading.meter, self._level(Kind.LOW_USAGE, reading.meter), signal)
             if step is None:
                 continue
+            if signal == UNACKNOWLEDGED and not watch.red:
+                # Another meter was fitted: its silence is a new one, and the alert still speaks of the one before.
+                yield from self._remind(reading.meter, dates)
+                continue
             evidence = low_usage_evidence(watch, reading=reading, dates=dates, step=step)
             suspicion = self._past.village.suspicion(reading.meter)
             if suspicion is not None:
@@ -173,26 +181,23 @@ class Judge:
             yield self._take(step, since=since, dates=dates, evidence=evidence)
 
     def _flow_steps(self, reading: Reading, watch: Watch, dates: Dates) -> Iterator[AlertBody]:
-        for kind, signal in (
-            (Kind.LEAK, watch.flow.leak),
-            (Kind.BURST, watch.flow.burst),
-            (Kind.REVERSE_FLOW, self._reverse(reading, watch)),
-        ):
-            if signal == UNSURE:
-                continue
-            step = next_step(kind, reading.meter, self._level(kind, reading.meter), signal)
-            if step is None:
-                continue
-            if kind is Kind.LEAK:
-                since_ms, evidence = watch.flow.flowing_since, leak_evidence(watch, reading=reading)
-            elif kind is Kind.BURST:
-                since_ms, evidence = dates.time_ms, burst_evidence(watch, reading=reading)
-            else:
-                since_ms, evidence = dates.time_ms, register_evidence(reading)
-            yield self._take(step, since=dates.of(since_ms), dates=dates, evidence=evidence)
+        flow = watch.flow
+        if flow.leak != UNSURE and (step := self._other_step(Kind.LEAK, reading.meter, flow.leak)):
+            evidence = leak_evidence(watch, reading=reading)
+            yield self._take(step, since=dates.of(flow.flowing_since), dates=dates, evidence=evidence)
+        if flow.burst != UNSURE and (step := self._other_step(Kind.BURST, reading.meter, flow.burst)):
+            evidence = burst_evidence(watch, reading=reading)
+            yield self._take(step, since=instant(dates.wall_ms), dates=dates, evidence=evidence)
+        yield from self._reverse_steps(reading, watch.reverse, dates)
 
-    def _reverse(self, reading: Reading, watch: Watch) -> str:
-        return STANDS if "reverse_flow" in reading.flags else watch.reverse
+    def _reverse_steps(self, reading: Reading, signal: str, dates: Dates) -> Iterator[AlertBody]:
+        """The register runs backwards, or the meter says that water does; either way its readings decide nothing."""
+        step = self._other_step(Kind.REVERSE_FLOW, reading.meter, signal)
+        if step is not None:
+            yield self._take(step, since=instant(dates.wall_ms), dates=dates, evidence=register_evidence(reading))
+
+    def _other_step(self, kind: Kind, meter: str, signal: str) -> Step | None:
+        return next_step(kind, meter, self._level(kind, meter), signal)
 
     def _village_steps(self, changes: Iterable[Change], dates: Dates) -> Iterator[AlertBody]:
         for change in changes:
@@ -209,7 +214,7 @@ class Judge:
                 suspicion = self._past.village.suspicion(subject)
                 if suspicion is not None and step.transition is Transition.OPENED:
                     evidence["suspicion"] = {"kind": suspicion.kind, "since": dates.of(suspicion.since_ms)}
-                evidence["silent_h"] = round((dates.time_ms - change.since_ms) / 3_600_000)
+                evidence["silent_h"] = change.figures["silent_min"] // 60
             yield self._take(step, since=dates.of(change.since_ms), dates=dates, evidence=evidence, subject=subject)
 
     def _take(
@@ -269,17 +274,19 @@ class Judge:
         if step is not None:
             yield self._take(step, since=episode.since, dates=dates, evidence=episode.evidence)
 
-    def note(self, alert: str, county: dict[str, Any]) -> AlertBody | None:
-        """Keep what the county says of an open episode; return the episode with it, None where no such one is open."""
-        for key, episode in self._episodes.items():
+    def noted(self, alert: str, county: Mapping[str, Any]) -> AlertBody | None:
+        """Return an open episode with what the county says of it, None where no such one is open. Changes nothing."""
+        for episode in self._episodes.values():
             if episode.id == alert:
                 said = {**episode.evidence.get("county", {}), **county}
-                noted = msgspec.structs.replace(episode, evidence={**episode.evidence, "county": said})
-                self._episodes[key] = noted
-                if said.get("result") == Result.HELPED:
-                    self._past.unlearn(episode.meter)
-                return noted
+                return msgspec.structs.replace(episode, evidence={**episode.evidence, "county": said})
         return None
+
+    def note(self, episode: AlertBody) -> None:
+        """Go on with an open episode as `noted` returned it."""
+        self._episodes[_subject(episode)] = episode
+        if episode.evidence["county"].get("result") == Result.HELPED:
+            self._past.unlearn(episode.meter)
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 

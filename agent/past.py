@@ -17,6 +17,7 @@ from agent.detection.limit import COLD_H, COST_H
 from agent.detection.register import MEANING
 from agent.detection.village import Change, VillageWatch
 from agent.detection.watch import HOUR_MS, Watch
+from agent.settings import Config
 from agent.timeline import Timeline
 from gateway.store import HourlyValue, Learned
 from protocols.reading import ClockTrust, Moment, Quality, Reading
@@ -36,6 +37,22 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     cold_h: int = COLD_H
     bus: str = "bus"
     poll_every_ms: int = 300_000
+
+
+def rules_of(config: Config) -> dict[str, Rule]:
+    """Return how each meter of a configuration is judged."""
+    return {
+        meter.id: Rule(
+            window_ms=meter.detection.window_ms,
+            threshold_ml=meter.detection.threshold_ml,
+            step_ml=meter.profile.head.step_ml,
+            cost_h=meter.detection.cost_h,
+            cold_h=meter.detection.cold_h,
+            bus=meter.bus,
+            poll_every_ms=round(meter.poll_every_s * 1000),
+        )
+        for meter in config.meters
+    }
 
 
 class Weighed(msgspec.Struct, frozen=True):
@@ -133,10 +150,8 @@ class Past:
             return True  # if it cannot be read, the village is learned anew: a week
         if meter not in self.watches:
             return False
-        try:
-            Watch(window_ms=HOUR_MS, threshold_ml=1).adopt(kept.state, 0)
-        except ValueError as error:
-            log.warning("learned_not_read meter=%s: %s; learned anew from hourly values", meter, error)
+        if not is_readable(kept):
+            log.warning("learned_not_read meter=%s: of another version; learned anew from hourly values", meter)
             return False
         return True
 
@@ -178,6 +193,15 @@ class Past:
         watch = self.watches.get(meter or "")
         if watch is not None:
             watch.limit.skip()
+
+
+def is_readable(kept: Learned) -> bool:
+    """Tell whether what was learned of a home is of this version; just after an upgrade it may be of an earlier one."""
+    try:
+        Watch(window_ms=1, threshold_ml=1).adopt(kept.state, 0)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_plain(reading: Reading) -> bool:

@@ -106,8 +106,9 @@ class Pipeline:
         """Expect nobody at a home; takes the place of the home's earlier absence. Raises StoreError."""
 
         async def declare() -> None:
-            replaced = self._judge.absences.declare(absence)
-            await self._store(lambda store: store.put_absence(absence, *replaced))
+            with self._judge.absences.unless_failing(absence.meter):
+                replaced = self._judge.absences.declare(absence)
+                await self._store(lambda store: store.put_absence(absence, *replaced))
             self._absences_changed()
 
         await self._errand(declare)
@@ -116,31 +117,25 @@ class Pipeline:
         """Expect somebody again; return the absence that ended, None where there was none. Raises StoreError."""
 
         async def end() -> Absence | None:
-            ended = self._judge.absences.end(meter, wall_ms, by=by)
+            with self._judge.absences.unless_failing(meter):
+                ended = self._judge.absences.end(meter, wall_ms, by=by)
+                if ended is not None:
+                    await self._store(lambda store: store.put_absence(ended))
             if ended is not None:
-                await self._store(lambda store: store.put_absence(ended))
                 self._absences_changed()
             return ended
 
         return await self._errand(end)
 
-    async def expire_absences(self, wall_ms: int) -> None:
-        """End the absences whose time is over. Raises StoreError."""
-
-        async def expire() -> None:
-            over = self._judge.absences.expire(wall_ms)
-            if over:
-                await self._store(lambda store: store.put_absence(*over))
-                self._absences_changed()
-
-        await self._errand(expire)
-
     async def note(self, alert: str, county: Mapping[str, Any]) -> bool:
         """Keep what the county says of an open alert; tell whether there is one of that id. Raises StoreError."""
 
         async def keep() -> bool:
-            episode = self._judge.note(alert, dict(county))
-            return episode is not None and await self._store(lambda store: store.note_episode(episode))
+            episode = self._judge.noted(alert, county)
+            if episode is None or not await self._store(lambda store: store.note_episode(episode)):
+                return False
+            self._judge.note(episode)
+            return True
 
         return await self._errand(keep)
 
@@ -243,14 +238,18 @@ class _Errand:
     async def run(self) -> None:
         try:
             result = await self._work()
-        except StoreError as error:
-            if not self._future.done():
-                self._future.set_exception(error)
-            if isinstance(error, StoreDamaged):
-                raise
+        except StoreDamaged as error:
+            self._fail(error)
+            raise
+        except Exception as error:  # noqa: BLE001 - whoever asked is told; readings go on
+            self._fail(error)
         else:
             if not self._future.done():
                 self._future.set_result(result)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
 
 
 def _log_step(step: AlertBody) -> None:

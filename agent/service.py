@@ -13,7 +13,8 @@ from agent.absences import Absences
 from agent.command_folder import CommandFolder
 from agent.commands import Commands
 from agent.forwarder import Forwarder, Sender
-from agent.judge import Judge, Rule
+from agent.judge import Judge
+from agent.past import rules_of
 from agent.pipeline import Pipeline
 from agent.poller import BusPoller, PolledMeter
 from agent.settings import Config
@@ -128,7 +129,7 @@ class Service:
         )
         farewell = _state_message(sender, "stopped")
         judge = Judge(
-            self._rules(),
+            rules_of(config),
             episodes=await store(Store.open_episodes),
             new_id=self._new_id,
             absences=Absences(await store(Store.absences)),
@@ -225,20 +226,6 @@ class Service:
                 log.error("orphans_not_cleared: %s; the next start tries again", error)
             else:
                 log.warning("alerts_cleared meters=%s: no longer configured", ",".join(str(o.meter) for o in orphans))
-
-    def _rules(self) -> dict[str, Rule]:
-        return {
-            meter.id: Rule(
-                window_ms=meter.detection.window_ms,
-                threshold_ml=meter.detection.threshold_ml,
-                step_ml=meter.profile.head.step_ml,
-                cost_h=meter.detection.cost_h,
-                cold_h=meter.detection.cold_h,
-                bus=meter.bus,
-                poll_every_ms=round(meter.poll_every_s * 1000),
-            )
-            for meter in self._config.meters
-        }
 
     def _broker(self, sender: Sender) -> Broker:
         broker = self._config.broker

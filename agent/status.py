@@ -1,4 +1,7 @@
-"""`shuiwang status`: what is polled, what is stale, what waits for the county; read beside the running service."""
+"""`shuiwang status`: what is polled, how long each home is silent, who is away, what waits for the county.
+
+It is read from the store, beside the running service.
+"""
 
 from typing import Final
 
@@ -6,18 +9,25 @@ import msgspec
 
 from agent.service import STORE_NAME
 from agent.settings import Config, MeterSettings
+from agent.standing import Standing, standings
 from gateway.clock import Clock
 from gateway.lock import is_locked
-from gateway.store import Store, StoreError
-from protocols.contract import AlertBody, Stream, instant
+from gateway.store import StoreError
+from gateway.store_view import SetAside, StoreView
+from protocols.contract import AbsenceNotice, AlertBody, Stream, instant
 from protocols.reading import Reading
 
 # A meter whose last value is older than so many polls is stale.
 STALE_POLLS: Final = 3
+# Of what the county did not understand the newest are named; they are mostly of one kind.
+SET_ASIDE_SHOWN: Final = 5
 
 
 class MeterStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One meter: its last value, what the last poll brought, and whether that is too long ago."""
+    """One meter: its last value, what the last poll brought, and whether that is too long ago.
+
+    `home` is how it stood with the rules at its last value, null where too little is stored to tell.
+    """
 
     meter: str
     bus: str
@@ -29,6 +39,7 @@ class MeterStatus(msgspec.Struct, frozen=True, kw_only=True):
     value_age_s: int | None
     last_reason: str | None
     flags: tuple[str, ...]
+    home: Standing | None
 
 
 class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +63,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     outbox: dict[str, StreamReport]
     open_alerts: tuple[AlertBody, ...]
     not_understood: int
+    not_understood_newest: tuple[SetAside, ...]
+    absences: tuple[AbsenceNotice, ...]
     store_bytes: int
 
 
@@ -61,26 +74,33 @@ def status(config: Config, clock: Clock) -> Status:
     now_ms = clock.now().wall_ms
     if not path.exists():
         raise StoreError(f"there is no store at {path}: the agent has not run with this configuration yet")
-    store = Store(path, read_only=True)
+    store = StoreView(path)
     try:
-        last, values = store.last_readings(), store.last_values()
+        last, values, homes = store.last_readings(), store.last_values(), standings(config, store)
         return Status(
             gateway=config.gateway.id,
             timezone=config.gateway.timezone,
             at=instant(now_ms),
             running=is_locked(config.gateway.data_dir),
             epoch=store.epoch,
-            meters=tuple(_meter(meter, last.get(meter.id), values.get(meter.id), now_ms) for meter in config.meters),
+            meters=tuple(
+                _meter(meter, last.get(meter.id), values.get(meter.id), homes.get(meter.id), now_ms)
+                for meter in config.meters
+            ),
             outbox={stream.value: _stream(store, stream) for stream in Stream},
             open_alerts=tuple(store.open_episodes()),
             not_understood=store.set_aside_count(),
+            not_understood_newest=tuple(store.set_aside(newest=SET_ASIDE_SHOWN)),
+            absences=_absences(store, now_ms),
             store_bytes=store.bytes_used(),
         )
     finally:
         store.close()
 
 
-def _meter(meter: MeterSettings, last: Reading | None, value: Reading | None, now_ms: int) -> MeterStatus:
+def _meter(
+    meter: MeterSettings, last: Reading | None, value: Reading | None, home: Standing | None, now_ms: int
+) -> MeterStatus:
     age_s = None if value is None else max(0, now_ms - value.at.wall_ms) // 1000
     state = "never" if age_s is None else "stale" if age_s > STALE_POLLS * max(1.0, meter.poll_every_s) else "ok"
     return MeterStatus(
@@ -94,10 +114,17 @@ def _meter(meter: MeterSettings, last: Reading | None, value: Reading | None, no
         value_age_s=age_s,
         last_reason=last.reason if last else None,
         flags=last.flags if last else (),
+        home=home,
     )
 
 
-def _stream(store: Store, stream: Stream) -> StreamReport:
+def _absences(store: StoreView, now_ms: int) -> tuple[AbsenceNotice, ...]:
+    """Return the absences and quiet hours that stand or are to come, the earliest first."""
+    standing = [one for one in store.absences() if one.is_open and one.until_ms > now_ms]
+    return tuple(one.notice() for one in sorted(standing, key=lambda one: (one.start_ms, one.meter)))
+
+
+def _stream(store: StoreView, stream: Stream) -> StreamReport:
     numbers = store.status(stream)
     return StreamReport(
         waiting=numbers.last_seq - numbers.acked_seq,

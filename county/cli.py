@@ -4,11 +4,9 @@ Data goes to stdout, talk to stderr; `county.errors.ExitCode` lists what it exit
 """
 
 import asyncio
-import datetime
 import logging
 import re
 import sys
-import zoneinfo
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -16,7 +14,8 @@ import msgspec
 import typer
 from rich.console import Console
 
-from county import report, service
+from county import command_cli, report, service
+from county.command_cli import timezone_of
 from county.display import Display
 from county.errors import ConfigurationError, CountyError
 from county.link import Link, parse_address
@@ -28,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="The county's end of shuiwang: receives what the gateways send, stores it, and only then acknowledges it.",
 )
+app.add_typer(command_cli.app, name="command")
 
 DatabaseOption = Annotated[
     Path, typer.Option("--db", help="The SQLite database; `receive` makes it where it is missing.")
@@ -82,7 +82,7 @@ def receive(
         username=username,
         password_file=password_file,
     )
-    display = Display(Console(), json=json, timezone=_timezone(timezone))
+    display = Display(Console(), json=json, timezone=timezone_of(timezone))
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = service.Settings(database=db, county=county, idle_s=once_idle)
     asyncio.run(service.serve(settings, link=Link(address), display=display))
@@ -95,16 +95,7 @@ def show(db: DatabaseOption, json: JsonOption = False, timezone: TimezoneOption 
     if json:
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
     else:
-        report.print_report(found, Console(), timezone=_timezone(timezone))
-
-
-def _timezone(name: str | None) -> datetime.tzinfo | None:
-    if name is None:
-        return None
-    try:
-        return zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
-        raise ConfigurationError(f"--timezone {name!r} is not a known time zone; for example Asia/Shanghai") from error
+        report.print_report(found, Console(), timezone=timezone_of(timezone))
 
 
 if __name__ == "__main__":

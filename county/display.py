@@ -11,8 +11,17 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from county.events import AlertStep, Event, GatewayChange, MessageSetAside, MessagesSkipped, ReadingsDropped
-from protocols.contract import AlertState, Kind, Level, wall_ms
+from county.events import (
+    AbsenceChange,
+    AlertStep,
+    CommandAnswered,
+    Event,
+    GatewayChange,
+    MessageSetAside,
+    MessagesSkipped,
+    ReadingsDropped,
+)
+from protocols.contract import AbsenceNotice, AlertBody, AlertState, Ending, Kind, Level, Result, Transition, wall_ms
 from protocols.errors import ContractError
 
 KIND_TEXT: Final = {
@@ -30,6 +39,26 @@ STATE_TEXT: Final = {
     AlertState.OPEN: "新警 OPEN",
     AlertState.ESCALATED: "升级 ESCALATED",
     AlertState.CLEARED: "解除 CLEARED",
+}
+TRANSITION_TEXT: Final = {
+    Transition.OPENED: STATE_TEXT[AlertState.OPEN],
+    Transition.ESCALATED: STATE_TEXT[AlertState.ESCALATED],
+    Transition.REMINDED: "再次提醒 REMINDED",
+    Transition.CLEARED: STATE_TEXT[AlertState.CLEARED],
+}
+ENDING_TEXT: Final = {
+    Ending.USE: "已用水 water was used",
+    Ending.COMMAND: "人工结束 declared over",
+    Ending.TIME: "到期 its time was over",
+    Ending.REPLACED: "被新登记取代 a newer one took its place",
+}
+RESULT_TEXT: Final = {Result.FINE: "平安 fine", Result.HELPED: "已救助 helped", Result.FALSE: "误报 false"}
+DO_TEXT: Final = {
+    "absence": "登记外出 absence",
+    "present": "结束外出 present",
+    "acknowledge": "确认 acknowledge",
+    "resolve": "上门结果 resolve",
+    "read_now": "立即抄表 read now",
 }
 LEVEL_TEXT: Final = {Level.YELLOW: "黄 YELLOW", Level.RED: "红 RED"}
 _LEVEL_STYLE: Final = {Level.YELLOW: "yellow", Level.RED: "bold red"}
@@ -69,6 +98,12 @@ def describe(event: Event, *, timezone: datetime.tzinfo | None = None) -> Text:
             _add(line, f"网关上线 gateway online  {where}{_about(event)}{store}", style="green")
         case GatewayChange():
             _add(line, f"网关离线 GATEWAY OFFLINE  {where}{_about(event)}", style="bold magenta")
+        case AbsenceChange():
+            _add(
+                line, f"{event.absence.meter} @ {where}  {absence_text(event.absence, timezone=timezone)}", style="cyan"
+            )
+        case CommandAnswered():
+            _describe_answer(line, event, where)
         case ReadingsDropped():
             span = f"{local_time(event.start, timezone=timezone)} – {local_time(event.end, timezone=timezone)}"
             _add(
@@ -121,6 +156,31 @@ def evidence_text(evidence: dict[str, Any], *, timezone: datetime.tzinfo | None 
     return text if len(text) <= _EVIDENCE_CHARACTERS_MAX else text[: _EVIDENCE_CHARACTERS_MAX - 1] + "…"
 
 
+def absence_text(absence: AbsenceNotice, *, timezone: datetime.tzinfo | None = None) -> str:
+    """Return who is away until when, and what ended it."""
+    what = f"安静时段 quiet hours {absence.daily}" if absence.daily else "外出 away"
+    start, until = (local_time(one, timezone=timezone) for one in (absence.start, absence.until))
+    if absence.ended_by is None or absence.ended_at is None:
+        return f"{what}  {start} – {until}"
+    ended = local_time(absence.ended_at, timezone=timezone)
+    return f"{what} 已结束 ended {ended}: {ENDING_TEXT[absence.ended_by]}"
+
+
+def said_text(alert: AlertBody, *, timezone: datetime.tzinfo | None = None) -> str:
+    """Return what an alert says: in the gateway's words, or, where it has none, the figures of its evidence."""
+    words = [alert.text[language] for language in ("zh", "en") if alert.text and language in alert.text]
+    return " ".join(words) or evidence_text(alert.evidence, timezone=timezone)
+
+
+def _describe_answer(line: Text, event: CommandAnswered, where: str) -> None:
+    outcome = "已执行 done" if event.done else f"未执行 NOT DONE ({event.reason})"
+    asked = DO_TEXT.get(event.do or "", "命令 command")
+    subject = event.meter or event.alert or event.id
+    result = f" {event.result}" if event.result else ""
+    words = " ".join((event.text or {}).values())
+    _add(line, f"{asked}{result} {outcome}  {subject} @ {where}  {words}", style="green" if event.done else "magenta")
+
+
 def _describe_alert(line: Text, event: AlertStep, *, timezone: datetime.tzinfo | None) -> None:
     alert = event.alert
     ended = alert.state is AlertState.CLEARED
@@ -129,11 +189,12 @@ def _describe_alert(line: Text, event: AlertStep, *, timezone: datetime.tzinfo |
         _add(line, "[历史 historical] ", style="dim")
     if event.standing:
         _add(line, "[未解除 still open] ")
-    _add(line, f"{LEVEL_TEXT[alert.level]}  {STATE_TEXT[alert.state]}  {KIND_TEXT[alert.kind]}", style=style)
+    state = STATE_TEXT[alert.state] if alert.transition is None else TRANSITION_TEXT[alert.transition]
+    _add(line, f"{LEVEL_TEXT[alert.level]}  {state}  {KIND_TEXT[alert.kind]}", style=style)
     _add(line, f"  {alert.meter or '网关 gateway'} @ {event.gateway} ({event.county})")
     _add(line, f"  自 since {local_time(alert.since, timezone=timezone)}")
-    if alert.evidence:
-        _add(line, f"  |  {evidence_text(alert.evidence, timezone=timezone)}")
+    if alert.evidence or alert.text:
+        _add(line, f"  |  {said_text(alert, timezone=timezone)}")
 
 
 def _add(line: Text, text: str, style: str = "") -> None:

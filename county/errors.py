@@ -13,7 +13,9 @@ class ExitCode(enum.IntEnum):
     USAGE = 2  # a wrong command line (typer's own code)
     CONFIGURATION = 3  # a wrong broker URL, a missing or unusable file
     DATABASE = 4  # the database cannot be opened or is not ours
-    BROKER = 5  # --once-idle ended without ever having reached the broker
+    BROKER = 5  # --once-idle, or the time of a command, ended without ever having reached the broker
+    REFUSED = 6  # the gateway has refused a command; its reply says why
+    NO_REPLY = 7  # the gateway has not replied to a command in time
 
 
 class CountyError(ShuiwangError):
@@ -38,6 +40,12 @@ class BrokerError(CountyError):
     """The broker was not reached within the time allowed."""
 
     exit_code = ExitCode.BROKER
+
+
+class NoReply(CountyError):
+    """The gateway has not replied in time; it may still do what it was asked until the deadline."""
+
+    exit_code = ExitCode.NO_REPLY
 
 
 class StoreFailed(ShuiwangError):

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from protocols.contract import AlertBody, Stream
+from protocols.contract import AbsenceNotice, AlertBody, Stream
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -32,6 +32,25 @@ class GatewayChange(Event, frozen=True, kw_only=True, tag="gateway"):
     reason: str | None = None
     agent: str | None = None
     meters: int | None = None
+
+
+class AbsenceChange(Event, frozen=True, kw_only=True, tag="absence"):
+    """Somebody is away, has quiet hours, or is back: as the gateway says now."""
+
+    absence: AbsenceNotice
+
+
+class CommandAnswered(Event, frozen=True, kw_only=True, tag="reply"):
+    """A gateway has answered a command. `do` and what it was about are None where only the reply was heard."""
+
+    id: str
+    done: bool
+    do: str | None = None
+    meter: str | None = None
+    alert: str | None = None
+    result: str | None = None
+    reason: str | None = None
+    text: dict[str, str] | None = None
 
 
 class ReadingsDropped(Event, frozen=True, kw_only=True, tag="dropped"):

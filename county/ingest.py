@@ -1,12 +1,27 @@
-"""The content of understood messages as rows: readings that can be queried, episodes with their newest step."""
+"""The content of understood messages as rows: readings, episodes with their newest step, absences, commands."""
 
 from typing import Any
 
 import msgspec
 
-from county.events import AlertStep
+from county.events import AbsenceChange, AlertStep, CommandAnswered
 from county.store import Store
-from protocols.contract import Alert, AlertBody, AlertState, Kind, Leaf, Level, Telemetry, Topic, decode
+from protocols.contract import (
+    AbsenceNotice,
+    Alert,
+    AlertBody,
+    AlertState,
+    Command,
+    Kind,
+    Leaf,
+    Level,
+    Reply,
+    Telemetry,
+    Topic,
+    Transition,
+    decode,
+    encode,
+)
 from protocols.errors import ContractError
 
 
@@ -50,6 +65,8 @@ def store_alert(store: Store, topic: Topic, message: Alert, *, received_at: str)
         "at": body.at,
         "historical": int(body.historical),
         "evidence": _json(body.evidence),
+        "transition": body.transition,
+        "text": None if body.text is None else _json(body.text),
         "epoch": message.epoch,
         "seq": message.seq,
         "received_at": received_at,
@@ -86,6 +103,8 @@ def alert_event(row: dict[str, Any], *, received_at: str, standing: bool) -> Ale
         at=row["at"],
         historical=bool(row["historical"]),
         evidence=msgspec.json.decode(row["evidence"]),
+        transition=None if row["transition"] is None else Transition(row["transition"]),
+        text=None if row["text"] is None else msgspec.json.decode(row["text"], type=dict[str, str]),
     )
     return AlertStep(
         county=row["county"],
@@ -95,6 +114,95 @@ def alert_event(row: dict[str, Any], *, received_at: str, standing: bool) -> Ale
         historical=body.historical,
         standing=standing,
     )
+
+
+def store_absences(
+    store: Store, topic: Topic, absences: tuple[AbsenceNotice, ...], *, received_at: str
+) -> list[AbsenceChange]:
+    """Store who is away behind a gateway, in place of what it said before; return what is new."""
+    place = {"county": topic.county, "gateway": topic.gateway}
+    sql = "SELECT * FROM absences WHERE county=? AND gateway=?"
+    before = {absence_of(row) for row in store.rows(sql, *place.values())}
+    if before == set(absences):
+        return []
+    store.change("DELETE FROM absences WHERE county=? AND gateway=?", *place.values())
+    for absence in absences:
+        row = {
+            "meter": absence.meter,
+            "start": absence.start,
+            "until": absence.until,
+            "daily": "" if absence.daily is None else str(absence.daily),
+            "ended_at": absence.ended_at,
+            "ended_by": absence.ended_by,
+            "received_at": received_at,
+        }
+        store.replace("absences", place | row)
+    changed = [absence for absence in absences if absence not in before]
+    return [AbsenceChange(**place, received_at=received_at, absence=absence) for absence in changed]
+
+
+def absence_of(row: dict[str, Any]) -> AbsenceNotice:
+    """Return an absence as the database holds it. Raises msgspec.ValidationError."""
+    start, _, end = row["daily"].partition("-")
+    fields = {"meter": row["meter"], "from": row["start"], "until": row["until"]}
+    fields |= {"daily": {"from": start, "to": end}} if row["daily"] else {}
+    fields |= {"ended_at": row["ended_at"], "ended_by": row["ended_by"]} if row["ended_by"] else {}
+    return msgspec.convert(fields, AbsenceNotice)
+
+
+def store_command(store: Store, topic: Topic, command: Command, *, received_at: str) -> None:
+    """Store what somebody asked of a gateway; the repetition of a command changes nothing."""
+    asked = msgspec.to_builtins(command)
+    fields = {name: asked.get(name) for name in ("do", "meter", "alert", "result", "why")}
+    _know_command(store, topic, command.id)
+    store.change(
+        "UPDATE commands SET do=?, meter=?, alert=?, result=?, why=?, body=?, heard_at=?"
+        " WHERE county=? AND gateway=? AND id=? AND do IS NULL",
+        *fields.values(),
+        encode(command).decode(),
+        received_at,
+        topic.county,
+        topic.gateway,
+        command.id,
+    )
+
+
+def store_reply(store: Store, topic: Topic, reply: Reply, *, received_at: str) -> CommandAnswered | None:
+    """Store what a gateway answered and return what people are told; None for the repetition of a reply.
+
+    A command that was refused may be done later under the same id; what was done stays done.
+    """
+    _know_command(store, topic, reply.id)
+    place = topic.county, topic.gateway, reply.id
+    row = store.row("SELECT * FROM commands WHERE county=? AND gateway=? AND id=?", *place)
+    assert row is not None
+    if row["done"] == 1 or (row["done"] == 0 and not reply.done and row["reason"] == reply.reason):
+        return None
+    store.change(
+        "UPDATE commands SET done=?, reason=?, replied_at=?, reply=? WHERE county=? AND gateway=? AND id=?",
+        int(reply.done),
+        reply.reason,
+        reply.at,
+        encode(reply).decode(),
+        *place,
+    )
+    return CommandAnswered(
+        county=topic.county,
+        gateway=topic.gateway,
+        received_at=received_at,
+        id=reply.id,
+        done=reply.done,
+        do=row["do"],
+        meter=row["meter"],
+        alert=row["alert"],
+        result=row["result"],
+        reason=reply.reason,
+        text=reply.text,
+    )
+
+
+def _know_command(store: Store, topic: Topic, command_id: str) -> None:
+    store.insert("commands", {"county": topic.county, "gateway": topic.gateway, "id": command_id})
 
 
 def same_content(one: Telemetry | Alert, leaf: Leaf, held: bytes) -> bool:

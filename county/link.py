@@ -72,13 +72,19 @@ class Connection:
         self._messages = client.messages
         self.version = version
 
-    async def subscribe(self, topics: Sequence[str]) -> None:
-        """Subscribe with QoS 1; the broker then sends what it retains. Raises LinkLost."""
+    async def subscribe(self, topics: Sequence[str], *, required: bool = True) -> None:
+        """Subscribe with QoS 1; the broker then sends what it retains. Raises LinkLost.
+
+        Where it is not `required`, a refusal is told and lived with.
+        """
         for topic in topics:
             with _as_link_lost():
                 granted = await self._client.subscribe(topic, qos=1)
             if any(_value(code) not in {0, 1, 2} for code in granted):
-                raise LinkLost(f"the broker refuses the subscription to {topic}: allow it in the broker's ACL")
+                refusal = f"the broker refuses the subscription to {topic}: allow it in the broker's ACL"
+                if required:
+                    raise LinkLost(refusal)
+                log.warning(f"subscription_refused: {refusal}")
 
     async def next_batch(self) -> list[Received]:
         """Wait for a message, and return it with those that are there already. Raises LinkLost."""
@@ -99,8 +105,10 @@ class Connection:
 class Link:
     """Makes connections, and remembers which version of MQTT the broker speaks."""
 
-    def __init__(self, address: BrokerAddress) -> None:
+    def __init__(self, address: BrokerAddress, *, is_lasting: bool = True) -> None:
+        """`is_lasting`: the broker keeps for us what comes while we are away."""
         self._address = address
+        self._is_lasting = is_lasting
         self._version = aiomqtt.ProtocolVersion.V5
 
     @contextlib.asynccontextmanager
@@ -131,7 +139,7 @@ class Link:
         modern = version is aiomqtt.ProtocolVersion.V5
         properties = Properties(PacketTypes.CONNECT) if modern else None
         if properties is not None:
-            properties.SessionExpiryInterval = SESSION_EXPIRY_S
+            properties.SessionExpiryInterval = SESSION_EXPIRY_S if self._is_lasting else 0
         client = aiomqtt.Client(
             address.host,
             address.port,
@@ -139,8 +147,8 @@ class Link:
             username=address.username,
             password=address.password,
             protocol=version,
-            clean_session=None if modern else False,
-            clean_start=False if modern else MQTT_CLEAN_START_FIRST_ONLY,  # all that paho lets 3.1.1 say
+            clean_session=None if modern else not self._is_lasting,
+            clean_start=not self._is_lasting if modern else MQTT_CLEAN_START_FIRST_ONLY,  # all that paho lets 3.1.1 say
             properties=properties,
             tls_context=address.tls,
             keepalive=KEEPALIVE_S,

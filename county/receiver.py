@@ -18,10 +18,18 @@ from typing import Final
 import msgspec
 
 from county.events import Event, GatewayChange, MessageSetAside, MessagesSkipped, ReadingsDropped
-from county.ingest import alert_event, same_content, store_alert, store_telemetry
+from county.ingest import (
+    alert_event,
+    same_content,
+    store_absences,
+    store_alert,
+    store_command,
+    store_reply,
+    store_telemetry,
+)
 from county.store import Store
 from protocols import contract
-from protocols.contract import Ack, Alert, Leaf, NotUnderstood, State, Stream, Telemetry, Topic
+from protocols.contract import Ack, Alert, Leaf, NotUnderstood, Reply, State, Stream, Telemetry, Topic
 from protocols.errors import ContractError
 
 # Set aside is what nobody asked for: bounded, so that a broken or hostile sender cannot fill the county's disk.
@@ -106,9 +114,9 @@ class Receiver:
         return Outcome(acks=acks, events=(*batch.events, *batch.set_aside.values()))
 
     def standing(self, received_at: str) -> tuple[Event, ...]:
-        """Return the alerts that are open in the database now."""
+        """Return the alerts that are open in the database now, red ones first."""
         with self._store.transaction():
-            rows = self._store.rows("SELECT * FROM alerts WHERE state <> 'cleared' ORDER BY since")
+            rows = self._store.rows("SELECT * FROM alerts WHERE state <> 'cleared' ORDER BY level, since")
         return tuple(alert_event(row, received_at=received_at, standing=True) for row in rows)
 
     def _take(self, message: Incoming, batch: _Batch) -> None:
@@ -131,6 +139,14 @@ class Receiver:
                 self._take_state(message, topic, decoded, batch)
             case Telemetry() | Alert():
                 self._take_numbered(message, topic, decoded, batch)
+            case Reply():
+                self._saw(topic, message)
+                answered = store_reply(self._store, topic, decoded, received_at=message.received_at)
+                batch.events += [answered] if answered else []
+            case Ack():
+                raise AssertionError("refused above")
+            case _:
+                store_command(self._store, topic, decoded, received_at=message.received_at)
 
     def _take_numbered(self, message: Incoming, topic: Topic, decoded: Telemetry | Alert, batch: _Batch) -> None:
         """Store an understood message and its content, or drop it as a repetition."""
@@ -175,8 +191,9 @@ class Receiver:
 
     def _take_not_understood(self, message: Incoming, topic: Topic, reason: str, batch: _Batch) -> None:
         """Keep what cannot be read; where its number can be, it takes its place in the stream."""
-        self._saw(topic, message)
-        number = contract.decode_number(message.payload) if topic.leaf is not Leaf.STATE else None
+        if topic.leaf is not Leaf.COMMAND:
+            self._saw(topic, message)
+        number = contract.decode_number(message.payload) if topic.leaf in {Leaf.TELEMETRY, Leaf.ALERT} else None
         if number is None:
             self._set_aside(message, reason, batch, topic=topic)
             return
@@ -239,6 +256,7 @@ class Receiver:
             batch.events.append(change)
         if state.online:
             self._saw(topic, message)
+            batch.events += store_absences(self._store, topic, state.absences, received_at=message.received_at)
         if state.epoch is not None and state.online:
             source = _Source(county=topic.county, gateway=topic.gateway, epoch=state.epoch)
             batch.touch(source)

@@ -11,12 +11,25 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from county.display import KIND_TEXT, LEVEL_TEXT, STATE_TEXT, evidence_text, local_time, printable
+from county.display import (
+    DO_TEXT,
+    KIND_TEXT,
+    LEVEL_TEXT,
+    RESULT_TEXT,
+    STATE_TEXT,
+    absence_text,
+    evidence_text,
+    local_time,
+    printable,
+)
 from county.errors import DatabaseError
+from county.ingest import absence_of
 from county.receiver import EVICTED_COUNTER
-from protocols.contract import AlertState, Kind, Level
+from protocols.contract import AbsenceNotice, AlertState, Kind, Level, Result, Transition
 
 _BUSY_TIMEOUT_S: Final = 5.0
+# A screen of them; the rest is in the database.
+ASKED_MAX: Final = 50
 
 
 class OpenAlert(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +46,34 @@ class OpenAlert(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     earlier_store: bool
     evidence: dict[str, Any]
+    transition: Transition | None = None
+    text: dict[str, str] | None = None
+
+
+class Away(msgspec.Struct, frozen=True, kw_only=True):
+    """An absence or quiet hours, as a gateway says in its state."""
+
+    county: str
+    gateway: str
+    absence: AbsenceNotice
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a gateway was asked. `done` is None while it has not answered; `alert_kind` is that of the alert."""
+
+    county: str
+    gateway: str
+    id: str
+    do: str | None
+    meter: str | None
+    alert: str | None
+    alert_kind: Kind | None
+    result: Result | None
+    why: str | None
+    heard_at: str | None
+    done: bool | None
+    reason: str | None
+    replied_at: str | None
 
 
 class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,9 +111,14 @@ class MeterStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `readings_dropped` counts what tombstones say, `set_aside_evicted` what made room for newer ones."""
+    """All of it; of what was asked the newest.
+
+    `readings_dropped` counts what tombstones say, `set_aside_evicted` what made room for newer ones.
+    """
 
     alerts: tuple[OpenAlert, ...]
+    away: tuple[Away, ...]
+    asked: tuple[Asked, ...]
     gateways: tuple[GatewayStatus, ...]
     meters: tuple[MeterStatus, ...]
     readings_dropped: int
@@ -122,6 +168,12 @@ def _read(database: sqlite_utils.Database) -> Report:
         of_gateway.setdefault((row["county"], row["gateway"]), []).append(
             msgspec.convert({name: row[name] for name in StreamStatus.__struct_fields__}, StreamStatus)
         )
+    asked = rows(
+        "SELECT commands.*, alerts.meter AS alert_meter, alerts.kind AS alert_kind FROM commands"
+        " LEFT JOIN alerts ON alerts.county=commands.county AND alerts.gateway=commands.gateway"
+        " AND alerts.id=commands.alert ORDER BY coalesce(heard_at, replied_at) DESC LIMIT ?",
+        ASKED_MAX,
+    )
     gateways = rows("SELECT * FROM gateways ORDER BY county, gateway")
     meters = rows(
         "SELECT county, gateway, meter, count(volume_ml) AS readings, count(*) - count(volume_ml) AS missing,"
@@ -130,11 +182,21 @@ def _read(database: sqlite_utils.Database) -> Report:
     return Report(
         alerts=tuple(
             msgspec.convert(
-                row | {"evidence": msgspec.json.decode(row["evidence"]), "earlier_store": bool(row["earlier_store"])},
+                row
+                | {
+                    "evidence": msgspec.json.decode(row["evidence"]),
+                    "earlier_store": bool(row["earlier_store"]),
+                    "text": row["text"] and msgspec.json.decode(row["text"]),
+                },
                 OpenAlert,
             )
             for row in alerts
         ),
+        away=tuple(
+            Away(county=row["county"], gateway=row["gateway"], absence=absence_of(row))
+            for row in rows("SELECT * FROM absences ORDER BY ended_by IS NOT NULL, county, gateway, meter, start")
+        ),
+        asked=tuple(msgspec.convert(_asked(row), Asked) for row in asked),
         gateways=tuple(
             msgspec.convert(
                 row
@@ -154,6 +216,11 @@ def _read(database: sqlite_utils.Database) -> Report:
     )
 
 
+def _asked(row: dict[str, Any]) -> dict[str, Any]:
+    done = None if row["done"] is None else bool(row["done"])
+    return row | {"done": done, "meter": row["meter"] or row["alert_meter"]}
+
+
 def print_report(report: Report, console: Console, *, timezone: datetime.tzinfo | None) -> None:
     """Print a report for people."""
     console.print(Group(*_sections(report, timezone=timezone)), highlight=False)
@@ -162,7 +229,7 @@ def print_report(report: Report, console: Console, *, timezone: datetime.tzinfo 
 def _sections(report: Report, *, timezone: datetime.tzinfo | None) -> list[RenderableType]:
     sections: list[RenderableType] = []
     alerts = _table(
-        "未解除报警 open alerts", "级别 level", "状态 state", "类别 kind", "水表 meter", "自 since", "依据 evidence"
+        "未解除报警 open alerts", "级别 level", "状态 state", "类别 kind", "水表 meter", "自 since", "说明 what it says"
     )
     for alert in report.alerts:
         alerts.add_row(
@@ -171,9 +238,10 @@ def _sections(report: Report, *, timezone: datetime.tzinfo | None) -> list[Rende
             _cell(KIND_TEXT[alert.kind]),
             _cell(f"{alert.meter or '-'} @ {alert.gateway} ({alert.county})"),
             _cell(local_time(alert.since, timezone=timezone)),
-            _cell(evidence_text(alert.evidence, timezone=timezone)),
+            _cell(" ".join((alert.text or {}).values()) or evidence_text(alert.evidence, timezone=timezone)),
         )
     sections.append(alerts if report.alerts else Text("没有未解除的报警 no open alerts", style="green"))
+    sections += [*_away_section(report, timezone=timezone), *_asked_section(report, timezone=timezone)]
     gateways = _table("网关 gateways", "网关 gateway", "状态 state", "最后联系 last contact", "已存 stored up to")
     for gateway in report.gateways:
         state = {None: "未知 unknown", True: "在线 online", False: "离线 OFFLINE"}[gateway.online]
@@ -201,6 +269,37 @@ def _sections(report: Report, *, timezone: datetime.tzinfo | None) -> list[Rende
         )
     )
     return sections
+
+
+def _away_section(report: Report, *, timezone: datetime.tzinfo | None) -> list[RenderableType]:
+    table = _table("外出与安静时段 who is away", "水表 meter", "登记 declared")
+    for away in report.away:
+        table.add_row(
+            _cell(f"{away.absence.meter} @ {away.gateway} ({away.county})"),
+            _cell(
+                absence_text(away.absence, timezone=timezone),
+                style="dim" if away.absence.ended_by else "yellow",
+            ),
+        )
+    return [table] if report.away else []
+
+
+def _asked_section(report: Report, *, timezone: datetime.tzinfo | None) -> list[RenderableType]:
+    table = _table("处理与命令 what was asked and found", "时间 time", "命令 command", "对象 about", "结果 outcome")
+    for asked in report.asked:
+        at = asked.heard_at or asked.replied_at
+        outcome = {None: "等待答复 no reply yet", True: "已执行 done"}.get(
+            asked.done, f"未执行 NOT DONE: {asked.reason}"
+        )
+        found = f"{RESULT_TEXT[asked.result]}; " if asked.result else ""
+        about = f"{asked.meter or '-'} @ {asked.gateway} ({asked.county})"
+        table.add_row(
+            _cell(local_time(at, timezone=timezone) if at else "-"),
+            _cell(DO_TEXT.get(asked.do or "", "? unknown")),
+            _cell(about + (f" {KIND_TEXT[asked.alert_kind]}" if asked.alert_kind else "")),
+            _cell(f"{found}{asked.why + '; ' if asked.why else ''}{outcome}"),
+        )
+    return [table] if report.asked else []
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -103,6 +103,55 @@ def m0002_held_otherwise(database: sqlite_utils.Database) -> None:
     _create(database, "held_otherwise", columns, pk=tuple(_PLACE))
 
 
+@MIGRATIONS()
+def m0003_commands_and_absences(database: sqlite_utils.Database) -> None:
+    """Keep what a step says in words, who is away, and what gateways were asked and answered."""
+    for table in ("alerts", "alert_steps"):
+        for column in ("transition", "text"):  # `text` is a JSON object by language
+            database.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT")
+    _create(
+        database,
+        "absences",
+        {
+            "county": str,
+            "gateway": str,
+            "meter": str,
+            "start": str,
+            "until": str,
+            "daily": str,  # HH:MM-HH:MM, or '' for an absence
+            "ended_at": str,
+            "ended_by": str,
+            "received_at": str,
+        },
+        pk=("county", "gateway", "meter", "start", "until", "daily"),
+        required={"county", "gateway", "meter", "start", "until", "daily", "received_at"},
+    )
+    # A reply may be heard before its command: then `do` is NULL until that is heard too.
+    _create(
+        database,
+        "commands",
+        {
+            "county": str,
+            "gateway": str,
+            "id": str,
+            "do": str,
+            "meter": str,
+            "alert": str,
+            "result": str,
+            "why": str,
+            "body": str,
+            "heard_at": str,
+            "done": int,
+            "reason": str,
+            "replied_at": str,
+            "reply": str,
+        },
+        pk=("county", "gateway", "id"),
+        required={"county", "gateway", "id"},
+    )
+    database.table("commands").create_index(["county", "gateway", "alert"])
+
+
 def _create(
     database: sqlite_utils.Database,
     name: str,

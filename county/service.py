@@ -30,7 +30,9 @@ from protocols.contract import Leaf
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-HEARD_LEAVES: Final = (Leaf.STATE, Leaf.TELEMETRY, Leaf.ALERT)
+HEARD_LEAVES: Final = (Leaf.STATE, Leaf.TELEMETRY, Leaf.ALERT, Leaf.REPLY)
+# Of use to the report alone: a broker whose access rules are older than commands may refuse it.
+ALSO_HEARD_LEAVES: Final = (Leaf.COMMAND,)
 # Full jitter (a random time up to a doubling limit): many receivers and gateways come back after the same power cut.
 BACKOFF_S_FIRST: Final = 1.0
 BACKOFF_S_MAX: Final = 60.0
@@ -188,6 +190,9 @@ class _Service:
 
     async def _subscribe(self, connection: Connection) -> None:
         await connection.subscribe([contract.topic(self._settings.county, "+", leaf) for leaf in HEARD_LEAVES])
+        await connection.subscribe(
+            [contract.topic(self._settings.county, "+", leaf) for leaf in ALSO_HEARD_LEAVES], required=False
+        )
 
     async def _receive(self, connection: Connection) -> None:
         """Batch after batch: store, tell, acknowledge. Raises LinkLost."""

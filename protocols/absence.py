@@ -62,7 +62,9 @@ def local_time(text: str, *, zone: datetime.tzinfo | None, is_end: bool) -> int:
     """
     shape = _TIME.fullmatch(text)
     if shape is None:
-        raise ValueError(f"{text!r}: write 2026-12-01 or '2026-12-01 18:30' 时间格式应为 2026-12-01 或 '2026-12-01 18:30'")
+        raise ValueError(
+            f"{text!r}: write 2026-12-01 or '2026-12-01 18:30' 时间格式应为 2026-12-01 或 '2026-12-01 18:30'"
+        )
     try:
         moment = datetime.datetime.fromisoformat(text)
         if is_end and shape[1] is None:

@@ -98,6 +98,11 @@ class Register:
         self._shown = self._crest = self._fell_at = self._falls = 0
 
     @property
+    def top(self) -> int:
+        """The highest value believed of the present register."""
+        return self._top
+
+    @property
     def reverse(self) -> bool:
         """Whether the register runs backward, step by step."""
         return self._falls >= FALLS and self._crest - self._shown > max(WAVER_ML, self.step)
@@ -178,7 +183,7 @@ class Register:
             self._divisor = larger
         self._moves = min(self._moves + 1, MOVES_ENOUGH)
         if self._moves == MOVES_ENOUGH:
-            self.step = self._divisor
+            self.step = _usual_step(self._divisor)
 
     def _weigh(self, value_ml: int) -> bool:
         """Judge a value that the register cannot show now: hold it until it is clear what it is."""
@@ -285,3 +290,22 @@ class Register:
         self._shown, self._crest, self._fell_at = values[15:18]
         self.step, self._divisor, self._moves, self._run, self._seen, self._held, self._falls = values[18:25]
         return self
+
+
+def _usual_step(divisor: int) -> int:
+    """Return the largest step in which meters count that divides all movements, near enough.
+
+    Draws that are all alike (a cistern of 6 L) have a divisor of their own; no meter counts in it.
+    """
+    power = 1
+    while power <= divisor:
+        power *= 10
+    while power:
+        for digits in (50, 25, 20, 10):
+            step = power * digits // 10
+            if 0 < step <= divisor + (divisor >> NOISE_SHIFT):
+                rest = divisor % step
+                if min(rest, step - rest) <= step >> (NOISE_SHIFT + 1):
+                    return step
+        power //= 10
+    return 1

@@ -121,8 +121,6 @@ class VillageWatch:
         step_ms = time_ms - state.asked_ms if state.asked_ms != NEVER else 0
         if step_ms <= state.ask_ms_max:  # else it was we who did not ask
             state.silent_for_ms += step_ms
-        elif state.missed == 0:
-            state.read_ms = NEVER
         state.missed += 1
         state.asked_ms = time_ms
         changes = []
@@ -183,7 +181,7 @@ class _Bus:
                 self.faulty.append(state)
             return []
         # Where any set of the silences began together, it did so at the earliest beginning of one of them.
-        missing = [meter for meter in self.meters if meter.missed > 1]  # one missed poll is everyday noise
+        missing = [meter for meter in self.meters if meter.missed]
         together: list[_Meter] = []
         for first in missing:
             candidates = [meter for meter in missing if _began_together(meter, first.missing_ms)]
@@ -219,7 +217,7 @@ class _Bus:
 def _began_together(meter: _Meter, fault_ms: int) -> bool:
     """Tell whether a meter can have fallen silent at that moment: after its last value, before its first poll without.
 
-    Where the value before is unknown, or we did not ask for long, only the first poll without a value tells.
+    Where there was no value before, only the first poll without one tells.
     """
     from_ms = meter.read_ms if meter.read_ms != NEVER else meter.missing_ms - meter.gap_ms
     return from_ms - TOGETHER_MS <= fault_ms <= meter.missing_ms + TOGETHER_MS

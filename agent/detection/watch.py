@@ -21,11 +21,13 @@ Portable: also runs on MicroPython, from the same folders. Times are millisecond
 import struct
 
 from agent.detection.limit import COLD_H, COST_H, DAY_MIN, EARLY_MIN, ML_MAX, NEVER, HomeLimit, RealUse
-from agent.detection.register import Register
+from agent.detection.register import METER_SWAP, REGISTER_RESET, RETURNED, ROLLOVER, SET_BACK, Register
 from agent.detection.window import LOW, UNSURE, LowUsage
 
 # The step above which a register does not show a person's day: lone elders use 30 to 90 L a day (research/domain.md).
 COARSE_ML = 20_000
+
+JOINTS = (METER_SWAP, REGISTER_RESET, ROLLOVER, SET_BACK, RETURNED)
 
 STANDS, ENDS = "stands", "ends"
 MINUTE_MS = 60_000
@@ -87,6 +89,7 @@ class Watch:
     use      whether the last reading proved real use
     red      "limit" or "day" while red stands, else ""
     back     whether the last reading ended an absence by use; excused_until is NEVER or when one ends
+    joined_at  when the count last went over to another register, or to another place on it; NEVER
     reverse  STANDS, ENDS or UNSURE; likewise flow.leak and flow.burst
     """
 
@@ -106,6 +109,7 @@ class Watch:
         self.low = self.reverse = UNSURE
         self.counts = self.use = self.back = False
         self.excused_until = self._blank_until = self._read_at = NEVER
+        self.joined_at = NEVER
 
     @property
     def is_refused(self) -> bool:
@@ -127,6 +131,8 @@ class Watch:
         self.code = register.code
         self.reverse = STANDS if register.reverse else ENDS if self.counts and register.used > 0 else UNSURE
         self.use = self.back = False
+        if self.counts and self.code in JOINTS:
+            self.joined_at = time_ms
         if not self.counts:
             self.low, self.flow.leak, self.flow.burst = UNSURE, UNSURE, UNSURE
             return  # red stays as it was

@@ -20,9 +20,11 @@ Portable: also runs on MicroPython.
 
 LOW, ENOUGH, UNSURE = "low", "enough", "unsure"
 
-# Runs of equal values that are kept: 1.5 KB on a 32-bit board. A lone person makes 20 to 60 in 12 h; beyond the limit
-# they are thinned out to one in about 11 min of 12 h, which widens the interval by the use of so many minutes.
-RUNS_MAX = 128
+# Runs of equal values that are kept: 0.9 KB on a 32-bit board. A lone person makes 20 to 60 in 12 h; beyond the limit
+# they are thinned out to one in a 64th of the window (11 min of 12 h), which widens the interval by the use of so long.
+RUNS_MAX = 72
+PARTS = 64  # leaves at most 68 runs: 64 in the window, two before it, and the newest two
+SMALL_MAX = 1 << 29  # a 32-bit board keeps an integer below 2^30 in its list, a larger one takes 32 bytes more
 
 
 class Window:
@@ -31,21 +33,27 @@ class Window:
     def __init__(self, length: int) -> None:
         """Watch a window of `length`, in the unit of time that `add` is called with."""
         self.length = length
-        self._first: list[int] = []
-        self._last: list[int] = []
-        self._value: list[int] = []
+        self._time_base = self._value_base = 0  # what is kept counts from here
+        # A list on a board keeps the room that it once had, and then it never has to find more on a heap in pieces.
+        self._first, self._last, self._value = [0] * RUNS_MAX, [0] * RUNS_MAX, [0] * RUNS_MAX
+        self.reset()
 
     def add(self, time: int, value: int) -> None:
         """Note that the count stood at `value` at `time`. Neither ever decreases between resets."""
-        if self._value and value == self._value[-1]:
-            self._last[-1] = time
-        else:
-            self._first.append(time)
-            self._last.append(time)
-            self._value.append(value)
-        self._forget(time - self.length)
-        if len(self._value) > RUNS_MAX:
+        if not self._value:
+            self._time_base, self._value_base = time, value
+        at, amount = time - self._time_base, value - self._value_base
+        if at > SMALL_MAX or amount > SMALL_MAX:
+            at, amount = self._rebase(at, amount)
+        self._forget(at - self.length)
+        if self._value and amount == self._value[-1]:
+            self._last[-1] = at
+            return
+        if len(self._value) == RUNS_MAX:
             self._thin()
+        self._first.append(at)
+        self._last.append(at)
+        self._value.append(amount)
 
     def reset(self) -> None:
         """Forget everything: the register was replaced, and what ran in between is unknown."""
@@ -60,7 +68,7 @@ class Window:
         if not self._value or self._first[0] > begin:
             return None
         index = self._covering(begin)
-        return min(self._last[index], begin), self._value[index]
+        return min(self._last[index], begin) + self._time_base, self._value[index] + self._value_base
 
     def usage(self) -> "tuple[int, int | None]":
         """Return the least and the most that can have run within the window; None means unbounded."""
@@ -71,15 +79,17 @@ class Window:
         index = 0
         while self._last[index] < begin:
             index += 1
-        start = self.start()
-        return now - self._value[index], None if start is None else now - start[1]
+        most = None if self._first[0] > begin else now - self._value[self._covering(begin)]
+        return now - self._value[index], most
 
     def last_use(self) -> "tuple[int, int] | None":
         """Return between which readings water last ran: the last one before it and the first one after it.
 
         None where the register was never seen to change.
         """
-        return (self._last[-2], self._first[-1]) if len(self._value) > 1 else None
+        if len(self._value) < 2:
+            return None
+        return self._last[-2] + self._time_base, self._first[-1] + self._time_base
 
     def _covering(self, begin: int) -> int:
         index = 0
@@ -90,22 +100,33 @@ class Window:
     def _forget(self, begin: int) -> None:
         """Drop runs that end before another one that still starts at or before the window."""
         index = self._covering(begin)
-        if index and self._first[0] <= begin:
+        if index > 1:
             # One more stays, so that `last_use` knows that the register has changed at all.
             index -= 1
             del self._first[:index], self._last[:index], self._value[:index]
 
     def _thin(self) -> None:
-        """Keep at most one run in each 64th part of the window, and the newest two."""
-        least = self.length // (RUNS_MAX // 2)
-        kept = [0]
-        for index in range(1, len(self._first) - 2):
-            if self._first[index] - self._first[kept[-1]] > least:
-                kept.append(index)
-        kept += [len(self._first) - 2, len(self._first) - 1]
-        self._first = [self._first[index] for index in kept]
-        self._last = [self._last[index] for index in kept]
-        self._value = [self._value[index] for index in kept]
+        """Keep at most one run in each 64th part of the window, and the newest one: the next will be added."""
+        first, last, value = self._first, self._last, self._value
+        least = self.length // PARTS
+        kept, newest = 0, len(first) - 1
+        for index in range(1, newest + 1):
+            if index == newest or first[index] - first[kept] > least:
+                kept += 1
+                first[kept], last[kept], value[kept] = first[index], last[index], value[index]
+        kept += 1
+        del first[kept:], last[kept:], value[kept:]
+
+    def _rebase(self, at: int, amount: int) -> "tuple[int, int]":
+        """Count from the newest run that is kept; return the new reading's place from there."""
+        time_moved, value_moved = self._last[-1], self._value[-1]
+        self._time_base += time_moved
+        self._value_base += value_moved
+        for index in range(len(self._value)):
+            self._first[index] -= time_moved
+            self._last[index] -= time_moved
+            self._value[index] -= value_moved
+        return at - time_moved, amount - value_moved
 
 
 class LowUsage:

@@ -325,6 +325,23 @@ def test_a_default_that_does_not_fit_is_reported_without_a_line(tmp_path):
     assert "0.1 m³ is finer than xintai meters can tell, which count in steps of 1 m³" in problem.message
 
 
+@pytest.mark.parametrize(("step_ml", "is_coarse"), [(20_000, False), (20_001, True), (100_000, True)])
+def test_a_register_on_which_red_cannot_be_judged_is_warned_of_once_for_all_its_meters(tmp_path, step_ml, is_coarse):
+    source = Path(profile.__file__).parent / "profiles" / "xintai.toml"
+    coarse = re.sub(r"step_ml = \d+", f"step_ml = {step_ml}", source.read_text(encoding="utf-8"))
+    (tmp_path / "coarse.toml").write_text(coarse, encoding="utf-8")
+    fine = METER.replace("m-1", "m-9").replace('"1"', '"9"')
+    meters = [
+        METER.replace("m-1", f"m-{n}").replace('"1"', f'"{n}"').replace('"xintai"', '"./coarse.toml"') for n in (1, 2)
+    ]
+    said = [str(warning) for warning in parse(HEAD + BUS + fine + "".join(meters), folder=tmp_path).warnings]
+    said = [warning for warning in said if "ever turns red" in warning]
+    assert len(said) == is_coarse
+    if is_coarse:
+        assert f"steps of {volume_in_words(step_ml)}, above 0.02 m³" in said[0]
+        assert "ever turns red (2 meters) — fit a meter that counts litres" in said[0]
+
+
 # The example file is the reference.
 
 

@@ -9,10 +9,10 @@ from readings import at, shows
 
 from agent import forwarder as forwarder_module
 from agent.forwarder import Forwarder, Sender
-from gateway.broker import BrokerError
+from gateway.broker import BrokerError, Received
 from gateway.store import Store, StoreError
 from protocols import contract
-from protocols.contract import AlertBody, AlertState, Kind, Level, State, Stream
+from protocols.contract import AlertBody, AlertState, Kind, Leaf, Level, State, Stream
 
 EPOCH = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 SENDER = Sender(county="shenxian", gateway="g-1", epoch=EPOCH)
@@ -50,8 +50,8 @@ class Session:
         while True:
             yield await self._inbox.get()
 
-    def say(self, payload):
-        self._inbox.put_nowait(payload)
+    def say(self, payload, leaf=Leaf.ACK):
+        self._inbox.put_nowait(Received(topic=SENDER.topic(leaf), payload=payload))
 
     def acknowledge(self, alert=0, telemetry=0, epoch=EPOCH, **more):
         ack = contract.Ack(
@@ -430,3 +430,127 @@ def test_waits_for_receipts_grow_up_to_a_limit():
     assert waits[0] == forwarder_module.RESEND_S_MIN[Stream.ALERT]
     assert waits == sorted(waits)
     assert waits[-1] == forwarder_module.RESEND_S_MAX
+
+
+# -- commands and who is away -----------------------------------------------------------------------------------------
+
+
+def reply_to(payload):
+    return contract.Reply(
+        schema=contract.REPLY_SCHEMA,
+        id=payload.decode(),
+        at=contract.instant(0),
+        done=True,
+        text={"zh": "好", "en": "done"},
+    )
+
+
+def an_id(number):
+    return f"01KAM5A00000000000000{number:05d}"
+
+
+async def test_a_command_is_answered_on_the_reply_topic(store):
+    made = make(store)
+
+    async def handle(payload):
+        return reply_to(payload)
+
+    made.handle = handle
+    async with Serving(store, forwarder=made) as serving:
+        serving.session.say(an_id(1).encode(), Leaf.COMMAND)
+        await serving.settle()
+        assert [message["id"] for kind, message in serving.session.sent if kind == "reply"] == [an_id(1)]
+
+
+async def test_a_command_that_takes_long_holds_nothing_up(store):
+    made = make(store)
+    hold = asyncio.Event()
+
+    async def handle(payload):
+        if payload == an_id(1).encode():
+            await hold.wait()
+        return None if payload == b"nobody" else reply_to(payload)
+
+    made.handle = handle
+    async with Serving(store, forwarder=made) as serving:
+        for payload in (an_id(1).encode(), b"nobody", an_id(2).encode()):
+            serving.session.say(payload, Leaf.COMMAND)
+        store.store.commit([shows("m-1", 1, 1)], [alert(1)])
+        serving.forwarder.wake()
+        await serving.settle()
+        assert serving.session.seqs("alert") == [1]
+        assert [message["id"] for kind, message in serving.session.sent if kind == "reply"] == [an_id(2)]
+        serving.session.acknowledge(alert=1)
+        await serving.settle()
+        assert store.store.status(Stream.ALERT).acked_seq == 1
+        hold.set()
+        await serving.settle()
+        assert [message["id"] for kind, message in serving.session.sent if kind == "reply"] == [an_id(2), an_id(1)]
+
+
+async def test_more_commands_at_once_than_can_be_answered_are_dropped_and_said(store, caplog):
+    made = make(store)
+    hold = asyncio.Event()
+
+    async def handle(payload):
+        await hold.wait()
+        return reply_to(payload)
+
+    made.handle = handle
+    async with Serving(store, forwarder=made) as serving:
+        for number in range(forwarder_module.ANSWERS_MAX + 1):
+            serving.session.say(an_id(number).encode(), Leaf.COMMAND)
+        await serving.settle()
+        assert caplog.text.count("command_dropped") == 1
+        hold.set()
+        await serving.settle()
+        serving.session.say(an_id(999).encode(), Leaf.COMMAND)
+        await serving.settle()
+        answered = [message["id"] for kind, message in serving.session.sent if kind == "reply"]
+        assert len(answered) == forwarder_module.ANSWERS_MAX + 1
+        assert an_id(999) in answered
+
+
+async def test_a_command_is_no_acknowledgement_and_the_other_way_round(store, caplog):
+    made = make(store)
+    asked = []
+
+    async def handle(payload):
+        asked.append(payload)
+
+    made.handle = handle
+    store.store.commit([], [alert(1)])
+    async with Serving(store, forwarder=made) as serving:
+        ack = contract.encode(contract.Ack(schema=contract.ACK_SCHEMA, epoch=EPOCH, alert_up_to=1))
+        serving.session.say(ack, Leaf.COMMAND)
+        await serving.settle()
+        assert store.store.status(Stream.ALERT).acked_seq == 0
+        assert asked == [ack]
+        serving.session.say(b"{}")
+        await serving.settle()
+        assert asked == [ack]
+
+
+async def test_a_birth_is_published_anew_when_somebody_goes_away(store):
+    state = {"absences": ()}
+    made = make(store)
+    made._birth = lambda oldest: State(
+        schema=contract.STATE_SCHEMA, online=True, oldest_alert=oldest[Stream.ALERT], **state
+    )
+    async with Serving(store, forwarder=made) as serving:
+        assert len([kind for kind, _ in serving.session.sent if kind == "state"]) == 1
+        away = contract.AbsenceNotice(meter="m-1", start=contract.instant(0), until=contract.instant(1))
+        state["absences"] = (away,)
+        store.store.commit([], [alert(1)])
+        serving.forwarder.wake()
+        await serving.settle()
+        serving.session.acknowledge(alert=1)
+        await serving.settle()
+        serving.forwarder.announce()
+        serving.forwarder.announce()
+        await serving.settle()
+        births = [message for kind, message in serving.session.sent if kind == "state"]
+        assert len(births) == 2, "two changes at once are one message"
+        assert births[1]["absences"] == [{"meter": "m-1", "from": contract.instant(0), "until": contract.instant(1)}]
+        assert births[1]["oldest_alert"] == 2, "how far the county has come by now"
+        assert births[1]["epoch"] == EPOCH

@@ -189,7 +189,7 @@ def test_a_silence_is_yellow_then_red_and_is_repeated_until_somebody_takes_it_in
     assert found[1].evidence["reason"] == "limit"
     assert found[1].evidence["silent_h"] == 16
     assert found[3].evidence["reason"] == "day"
-    assert judge.note(found[0].id, {"acknowledged_at": instant(at(30).wall_ms)}) is not None
+    judge.note(judge.noted(found[0].id, {"acknowledged_at": instant(at(30).wall_ms)}))
     assert steps(judge, still("m-1", 31, 60)) == []
 
 
@@ -208,8 +208,8 @@ def test_real_use_ends_red_and_the_countys_rule_begins_a_yellow_of_its_own(judge
 
 def test_what_the_county_says_stays_with_the_alert_to_its_end(judge):
     found = steps(judge, [shows("m-1", 0, 480), *still("m-1", 1, 18)])
-    judge.note(found[0].id, {"acknowledged_at": "2026-09-22T05:13:20.000Z"})
-    judge.note(found[0].id, {"result": "fine", "why": "was asleep"})
+    judge.note(judge.noted(found[0].id, {"acknowledged_at": "2026-09-22T05:13:20.000Z"}))
+    judge.note(judge.noted(found[0].id, {"result": "fine", "why": "was asleep"}))
     ended = steps(judge, [shows("m-1", 19, 530)])[0]
     assert ended.evidence["county"] == {
         "acknowledged_at": "2026-09-22T05:13:20.000Z",
@@ -217,13 +217,13 @@ def test_what_the_county_says_stays_with_the_alert_to_its_end(judge):
         "why": "was asleep",
     }
     assert "visited, all well" in ended.text["en"]
-    assert judge.note(found[0].id, {"result": "fine"}) is None
+    assert judge.noted(found[0].id, {"result": "fine"}) is None
 
 
 def test_a_silence_in_which_somebody_was_helped_is_never_learned(judge):
     found = steps(judge, [shows("m-1", 0, 480), shows("m-1", 1, 500), *still("m-1", 2, 20)])
     before = bytes(judge._past.watches["m-1"].limit._counts)
-    judge.note(found[0].id, {"result": "helped"})
+    judge.note(judge.noted(found[0].id, {"result": "helped"}))
     judge.feed(shows("m-1", 21, 540))
     assert bytes(judge._past.watches["m-1"].limit._counts) == before
 
@@ -341,6 +341,14 @@ class TestOtherKinds:
         elsewhere = {"m-1": msgspec.structs.replace(RULE, bus="other")}
         assert len(Judge(elsewhere, episodes=[fault], new_id=new_id).orphans(at(1))) == 1
 
+    def test_a_meter_that_says_that_water_flows_back_is_told_of(self, judge):
+        flagged = [shows("m-1", hour, 500 - hour, flags=("reverse_flow",)) for hour in range(1, 3)]
+        opened, cleared = steps(
+            judge, [shows("m-1", 0, 500), *flagged, shows("m-1", 3, 498), shows("m-1", 4, 520)], Kind.REVERSE_FLOW
+        )
+        assert (opened.evidence["flags"], opened.evidence["register_to_ml"]) == (["reverse_flow"], 499_000)
+        assert cleared.id == opened.id
+
 
 class TestReasonCodes:
     def test_a_value_that_cannot_be_is_held_marked_and_judged_again_after_a_restart(self, judge, new_id):
@@ -360,6 +368,18 @@ class TestReasonCodes:
         steps(judge, still("m-1", 0, 5))
         assert [record.message for record in caplog.records if "register_too_coarse" in record.message] != []
         assert len(caplog.records) == 1
+
+    def test_evidence_never_names_a_register_that_no_meter_showed(self, judge):
+        before = [shows("m-1", 0, 480), *still("m-1", 1, 6)]
+        swapped = [shows("m-1", 6 + i / 12, 90_000) for i in range(1, 4)]
+        opened = steps(judge, [*before, *swapped, *still("m-1", 7, 14, 90_000)])[0]
+        assert (opened.evidence["register_from_ml"], opened.evidence["register_to_ml"]) == (None, 90_000_000)
+
+    def test_a_reminder_after_a_swap_speaks_of_the_silence_before_it(self, judge):
+        before = [shows("m-1", 0, 480), *still("m-1", 1, 17)]
+        found = steps(judge, [*before, *still("m-1", 20, 30, 90_000)])
+        assert [step.transition for step in found] == [OPENED, ESCALATED, REMINDED, REMINDED]
+        assert found[-1].evidence["silent_h"] == found[1].evidence["silent_h"] == 16
 
 
 # -- a restart anywhere changes nothing ------------------------------------------------------------------------------

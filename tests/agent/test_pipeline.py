@@ -252,12 +252,11 @@ async def test_an_absence_is_declared_stored_told_and_ended_by_use(store, new_id
     assert told == [0, 1]
 
 
-async def test_an_absence_that_is_over_is_said_to_be(pipeline, store):
-    await pipeline.declare_absence(an_absence(until_h=5))
-    await pipeline.expire_absences(at(5).wall_ms)
-    (absence,) = store.store.absences()
-    assert absence.ended_by is Ending.TIME
-    assert await pipeline.end_absence("m-1", by=Ending.COMMAND, wall_ms=at(6).wall_ms) is None
+async def test_an_absence_that_was_ended_cannot_be_ended_again(pipeline, store):
+    await pipeline.declare_absence(an_absence())
+    ended = await pipeline.end_absence("m-1", by=Ending.COMMAND, wall_ms=at(6).wall_ms)
+    assert store.store.absences() == [ended]
+    assert await pipeline.end_absence("m-1", by=Ending.COMMAND, wall_ms=at(7).wall_ms) is None
 
 
 async def test_what_the_county_says_of_an_alert_is_in_the_store_and_in_its_end(pipeline, store):
@@ -274,6 +273,18 @@ async def test_a_disk_that_is_full_is_told_to_whoever_asks_and_ends_nothing(pipe
     with pytest.raises(StoreError):
         await pipeline.declare_absence(an_absence())
     store.full = False
+    await pipeline.accept([shows("m-1", 0, 480), *[shows("m-1", hour, 500) for hour in range(1, 15)]])
+    await settle()
+    assert store.store.status(Stream.TELEMETRY).last_seq == 1
+    assert store.store.status(Stream.ALERT).last_seq == 1  # nobody is away who was not recorded as such
+
+
+async def test_a_bug_in_what_somebody_asks_for_ends_no_readings(pipeline, store):
+    async def ask():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await pipeline._errand(ask)
     await pipeline.accept([shows("m-1", 0, 500)])
     await settle()
     assert store.store.status(Stream.TELEMETRY).last_seq == 1

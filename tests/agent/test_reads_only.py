@@ -27,7 +27,6 @@ VALVE = "agent/technician/valve.py"
 SENDERS = {
     "gateway/line.py": "sends what a protocol's query encodes",
     "agent/technician/trace.py": "hands on what Line sends, and remembers it",
-    "agent/technician/recording.py": "hands on what Line sends, and tapes it",
     "agent/technician/checkup_port.py": "one request to read, to a unit that nobody has",
     "agent/technician/scan_probe.py": "requests to read and for addresses",
 }

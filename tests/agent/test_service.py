@@ -1,9 +1,15 @@
 """What the service does around its parts."""
 
+from partners.memories import absence
+from readings import at
+
 from agent import config
+from agent.absences import Absences
 from agent.service import Heartbeat, Service, history_readings
 from gateway.clock import SystemClock
-from gateway.store import StoreDamaged
+from gateway.store import Store, StoreDamaged
+from protocols.contract import Ending
+from protocols.reading import ClockTrust
 
 TEXT = """
 [gateway]
@@ -79,3 +85,29 @@ async def test_a_store_that_is_damaged_while_in_use_is_opened_again(tmp_path, mo
     assert len(epochs) == 2
     assert "store_damaged" in caplog.text
     assert "store_reopened" in caplog.text
+
+
+async def test_absences_whose_time_is_over_are_ended_stored_and_told(tmp_path):
+    class Clock:
+        trust = ClockTrust.UNSYNCED
+
+        def now(self):
+            return at(1000, trust=self.trust)  # more than ten days
+
+    clock = Clock()
+    service = Service(settings(tmp_path), clock=clock, notifier=Notifications())
+    store = Store(tmp_path / "s.db", new_epoch="0" * 26, reserve_bytes=0)
+    store.put_absence(absence(1))
+    absences, told = Absences(store.absences()), []
+
+    async def here(work):
+        return work(store)
+
+    await service._end_absences(here, absences, lambda: told.append(1))
+    assert (told, store.absences()) == ([], [absence(1)]), "with a clock that may be wrong nobody's time is over"
+    clock.trust = ClockTrust.SYNCED
+    for _ in range(2):
+        await service._end_absences(here, absences, lambda: told.append(1))
+        assert [one.ended_by for one in store.absences()] == [Ending.TIME]
+    assert told == [1]
+    store.close()

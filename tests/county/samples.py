@@ -5,6 +5,7 @@ import msgspec
 from county.receiver import Incoming
 from protocols import contract
 from protocols.contract import (
+    AbsenceNotice,
     Alert,
     AlertBody,
     AlertState,
@@ -12,6 +13,9 @@ from protocols.contract import (
     Kind,
     Leaf,
     Level,
+    Reply,
+    ResolveCommand,
+    Result,
     State,
     Telemetry,
     TelemetryReading,
@@ -90,12 +94,42 @@ def birth(*, epoch=EPOCH, **changes):
     return msgspec.structs.replace(state, **changes)
 
 
+def away(meter="m-001", **changes):
+    notice = AbsenceNotice(
+        meter=meter, start=contract.instant(START_MS), until=contract.instant(START_MS + 10 * 86_400_000)
+    )
+    return msgspec.structs.replace(notice, **changes)
+
+
+def resolve(number=1, *, alert_id=EPISODE, result="fine", why=None):
+    return ResolveCommand(
+        schema=contract.COMMAND_SCHEMA,
+        id=f"01KAM5A00000000000000{number:05d}",
+        deadline=NOW,
+        alert=alert_id,
+        result=Result(result),
+        why=why,
+    )
+
+
+def reply(number=1, reason=None, *, text=None):
+    return Reply(
+        schema=contract.REPLY_SCHEMA,
+        id=f"01KAM5A00000000000000{number:05d}",
+        at=NOW,
+        done=reason is None,
+        reason=reason,
+        text=text or {"zh": "已记录", "en": "noted"},
+    )
+
+
 def will(reason="connection lost"):
     return State(schema=contract.STATE_SCHEMA, online=False, reason=reason)
 
 
 def leaf_of(message):
-    return {State: Leaf.STATE, Telemetry: Leaf.TELEMETRY, Alert: Leaf.ALERT}[type(message)]
+    known = {State: Leaf.STATE, Telemetry: Leaf.TELEMETRY, Alert: Leaf.ALERT, Reply: Leaf.REPLY}
+    return known.get(type(message), Leaf.COMMAND)
 
 
 def incoming(message, *, gateway=GATEWAY, county=COUNTY, received_at=NOW, retained=False):

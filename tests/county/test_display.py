@@ -3,14 +3,36 @@
 import datetime
 import io
 import json
+import typing
 
 import pytest
 from rich.console import Console
-from samples import COUNTY, EPISODE, GATEWAY, NOW, alert
+from samples import COUNTY, EPISODE, GATEWAY, NOW, alert, away
 
-from county.display import KIND_TEXT, LEVEL_TEXT, STATE_TEXT, Display, describe, evidence_text, local_time, printable
-from county.events import AlertStep, GatewayChange, MessageSetAside, MessagesSkipped, ReadingsDropped
-from protocols.contract import AlertState, Kind, Level, Stream
+from county.display import (
+    DO_TEXT,
+    ENDING_TEXT,
+    KIND_TEXT,
+    LEVEL_TEXT,
+    RESULT_TEXT,
+    STATE_TEXT,
+    TRANSITION_TEXT,
+    Display,
+    describe,
+    evidence_text,
+    local_time,
+    printable,
+)
+from county.events import (
+    AbsenceChange,
+    AlertStep,
+    CommandAnswered,
+    GatewayChange,
+    MessageSetAside,
+    MessagesSkipped,
+    ReadingsDropped,
+)
+from protocols.contract import AlertState, Command, Daily, Ending, Kind, Level, Result, Stream, Transition
 
 SHANGHAI = datetime.timezone(datetime.timedelta(hours=8))
 PLACE = {"county": COUNTY, "gateway": GATEWAY, "received_at": NOW}
@@ -46,6 +68,42 @@ def test_an_alert_without_meter_is_about_the_gateway():
 
 def test_every_word_of_the_contract_has_its_text():
     assert (set(KIND_TEXT), set(STATE_TEXT), set(LEVEL_TEXT)) == (set(Kind), set(AlertState), set(Level))
+    assert (set(TRANSITION_TEXT), set(ENDING_TEXT), set(RESULT_TEXT)) == (set(Transition), set(Ending), set(Result))
+    assert set(DO_TEXT) == {command.__struct_config__.tag for command in typing.get_args(Command)}
+
+
+def test_the_words_of_a_step_stand_in_place_of_its_figures():
+    words = {"zh": "请上门查看。", "en": "Please go and see.", "fr": "…"}
+    line = text(step("escalated", level="red", text=words, transition=Transition.ESCALATED))
+    assert line.endswith("  |  请上门查看。 Please go and see.")
+    assert "用水 used" not in line
+    assert "再次提醒 REMINDED" in text(step("escalated", level="red", transition=Transition.REMINDED))
+
+
+def test_an_absence_has_a_line_with_its_end_and_what_ended_it():
+    line = text(AbsenceChange(**PLACE, absence=away()))
+    assert "m-001 @ g-1 (shenxian)  外出 away  2026-11-22 04:39 – 2026-12-02 04:39" in line
+    ended = away(ended_at="2026-11-22T01:00:00.000Z", ended_by=Ending.USE)
+    assert "已结束 ended 2026-11-22 09:00: 已用水 water was used" in text(AbsenceChange(**PLACE, absence=ended))
+    quiet = away(daily=Daily(start="22:00", end="06:00"))
+    assert "安静时段 quiet hours 22:00-06:00" in text(AbsenceChange(**PLACE, absence=quiet))
+
+
+def test_an_answer_has_a_line_with_what_was_asked_and_what_became_of_it():
+    answered = CommandAnswered(
+        **PLACE,
+        id="1" * 26,
+        done=True,
+        do="resolve",
+        alert=EPISODE,
+        result="fine",
+        text={"zh": "已记录", "en": "noted"},
+    )
+    assert f"上门结果 resolve fine 已执行 done  {EPISODE} @ g-1 (shenxian)  已记录 noted" in text(answered)
+    refused = CommandAnswered(**PLACE, id="1" * 26, done=False, reason="late", text={"en": "too \x1b[31mlate"})
+    line = text(refused)
+    assert "命令 command 未执行 NOT DONE (late)  " + "1" * 26 in line
+    assert "\x1b" not in line
 
 
 def test_gateways_tombstones_gaps_and_what_was_set_aside_have_their_lines():

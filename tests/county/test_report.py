@@ -6,11 +6,27 @@ import io
 import msgspec
 import pytest
 from rich.console import Console
-from samples import COUNTY, EPISODE, EPOCH, GATEWAY, LATER_EPOCH, NOW, alert, birth, incoming, raw, reading, telemetry
+from samples import (
+    COUNTY,
+    EPISODE,
+    EPOCH,
+    GATEWAY,
+    LATER_EPOCH,
+    NOW,
+    alert,
+    away,
+    birth,
+    incoming,
+    raw,
+    reading,
+    reply,
+    resolve,
+    telemetry,
+)
 
 from county.errors import DatabaseError
 from county.report import print_report, read_report
-from protocols.contract import Leaf
+from protocols.contract import Daily, Ending, Leaf
 
 SHANGHAI = datetime.timezone(datetime.timedelta(hours=8))
 
@@ -77,3 +93,47 @@ def test_reading_a_report_changes_nothing_and_makes_no_file(tmp_path, file, rece
     with pytest.raises(DatabaseError, match="no such table"):
         read_report(empty)
     assert empty.read_bytes() == b""
+
+
+def test_who_is_away_what_was_asked_and_what_was_found(receiver, file):
+    ended = away("m-003", ended_at=NOW, ended_by=Ending.USE)
+    quiet = away("m-002", daily=Daily(start="22:00", end="06:00"))
+    words = {"zh": "请上门查看。", "en": "Please go and see."}
+    receiver.receive([incoming(birth(absences=(ended, away(), quiet))), incoming(alert(1, level="red", text=words))])
+    receiver.receive([incoming(resolve(1, result="helped", why="fell in the yard")), incoming(reply(1))])
+    receiver.receive([incoming(resolve(2, alert_id="0" * 26)), incoming(reply(2, "unknown_alert"))])
+    receiver.receive([incoming(resolve(3))])
+    report = read_report(file)
+    assert [one.absence for one in report.away] == [away(), quiet, ended], "those that stand first"
+    found = {one.id[-1]: one for one in report.asked}
+    assert (found["1"].meter, found["1"].alert_kind, found["1"].result, found["1"].why, found["1"].done) == (
+        "m-001",
+        "low_usage",
+        "helped",
+        "fell in the yard",
+        True,
+    )
+    assert (found["2"].done, found["2"].reason, found["2"].meter) == (False, "unknown_alert", None)
+    assert found["3"].done is None
+    assert report.alerts[0].text == words
+    assert msgspec.json.decode(msgspec.json.encode(report), type=type(report)) == report
+    stream = io.StringIO()
+    print_report(report, Console(file=stream, width=200), timezone=SHANGHAI)
+    for piece in (
+        "请上门查看。 Please go and see.",
+        "外出 away",
+        "安静时段 quiet hours 22:00-06:00",
+        "已用水 water was used",
+        "已救助 helped; fell in the yard; 已执行 done",
+        "未执行 NOT DONE: unknown_alert",
+        "等待答复 no reply yet",
+    ):
+        assert piece in stream.getvalue(), stream.getvalue()
+
+
+def test_of_what_was_asked_the_newest_are_shown(receiver, file, monkeypatch):
+    monkeypatch.setattr("county.report.ASKED_MAX", 3)
+    for number in range(5):
+        at = f"2026-11-22T00:00:0{number}.000Z"
+        receiver.receive([incoming(resolve(number), received_at=at)])
+    assert [one.id[-1] for one in read_report(file).asked] == ["4", "3", "2"]

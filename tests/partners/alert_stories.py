@@ -40,7 +40,9 @@ class Story:
 
     def say(self, county):
         """Let the county say something of the newest episode."""
-        assert self.judge.note(self.steps[-1].id, county) is not None
+        noted = self.judge.noted(self.steps[-1].id, county)
+        assert noted is not None
+        self.judge.note(noted)
         return self
 
     def declare(self, first_h, last_h, *, daily=None):

@@ -346,7 +346,26 @@ class TestStep:
         for k in range(100):
             at, value = at + HOUR_MS, value + (9_999 if k % 10 else 4_004_000)  # its rest is 4 400
             watch.feed(at, value)
-        assert watch.step == 9_999
+        assert watch.step == 10_000
+
+    @pytest.mark.parametrize(
+        ("draw_ml", "step_ml"),
+        [
+            (6_000, 2_000),
+            (30_000, 10_000),
+            (7_000, 1_000),
+            (1_000, 1_000),
+            (500, 500),
+            (3_785, 5),
+            (2_500, 2_500),
+            (13, 1),
+        ],
+    )
+    def test_draws_that_are_all_alike_are_no_step_that_no_meter_has(self, draw_ml, step_ml):
+        watch = Register()
+        for k in range(40):
+            watch.feed(START_MS + k * HOUR_MS, k * draw_ml)
+        assert watch.step == step_ml
 
     def test_rounding_errors_do_not_hide_the_step(self):
         watch, at, value = Register(), START_MS, 0

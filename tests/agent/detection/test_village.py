@@ -140,8 +140,9 @@ def test_four_homes_are_no_village():
     assert Street(HOMES_MIN - 1).until(LEARNED, 9).until_suspected() == (None, math.inf)
 
 
-def test_empty_homes_do_not_count():
-    street = Street(9)
+@pytest.mark.parametrize("left_on", [0, LEARNED - 2])
+def test_empty_homes_do_not_count(left_on):
+    street = Street(9).until(left_on)
     empty = set(street.names[:5])
     draws = street.draws
     street.draws = lambda name: 0 if name in empty else draws(name)
@@ -159,6 +160,49 @@ def test_a_home_with_another_source_does_not_hide_it():
     assert [c.stands for c in street.outages()] == [True]  # and its draws do not end it
     if change.figures["other_source"]:
         assert street.village.suspicion("m-03") is None
+
+
+def going_still(homes):
+    """A street at about four: one home that draws does not bring it to zero."""
+    street = Street(homes).until(LEARNED, 9)
+    street.off = True
+    while street.village._supply._surprise < 4:
+        street.tick()
+    return street
+
+
+def test_a_home_that_drew_all_the_same_is_no_longer_counted_as_still():
+    street = going_still(10)
+    supply, number = street.village._supply, street.village._supply._number
+    street.say("m-03", 1_000, at=street.now + POLL)
+    assert (supply._number, supply._other_source) == (number, 1)
+    surprise = supply._surprise
+    street.say("m-03", 0, at=street.now + 2 * POLL)
+    assert supply._surprise == surprise
+    street.say("m-04", 0, at=street.now + 2 * POLL)
+    assert supply._surprise > surprise
+
+
+def test_two_of_nine_that_draw_all_the_same_begin_the_stillness_anew():
+    street = going_still(9)
+    supply, number = street.village._supply, street.village._supply._number
+    supply._surprise = 7.9
+    street.say("m-03", 1_000)
+    assert supply._number == number
+    street.say("m-04", 1_000)
+    assert (supply._number, supply._surprise) == (number + 1, 0)
+
+
+def test_a_home_that_was_not_read_for_long_is_not_counted_as_still():
+    street = Street(10).until(LEARNED, 9)
+    supply = street.village._supply
+    street.deaf = {"m-03"}
+    street.until(LEARNED, 12)
+    surprise = supply._surprise
+    street.say("m-03", 0)
+    assert supply._surprise == surprise
+    street.say("m-03", 0, at=street.now + 5 * MIN)
+    assert supply._surprise >= surprise
 
 
 def test_where_many_still_draw_there_is_no_outage():
@@ -263,6 +307,22 @@ def test_the_state_goes_on_where_it_was_and_a_replay_does_not_teach_twice():
     assert change.stands
     assert delay_h < 3
     assert len(state) < 2_000
+
+
+def test_after_a_restart_three_days_of_readings_bring_a_standing_outage_back():
+    street = Street(20)
+    fed = []
+    feed = street.village.feed
+    street.village.feed = lambda *at, **what: fed.append((at, what)) or feed(*at, **what)
+    street.until(LEARNED, 9)
+    change, _ = street.until_suspected()
+    again = Street(20).village
+    again.load(street.village.dump())
+    again.learns = False
+    for at, what in fed:
+        if at[1] > street.now - 3 * DAY:
+            again.feed(*at, **what)
+    assert again.suspicion(change.meters[0]) == Suspicion(SUPPLY_OUTAGE, change.since_ms)
 
 
 def test_restarting_every_hour_fades_as_much_as_never_restarting():

@@ -1,0 +1,188 @@
+"""Commands as files: what somebody on this machine asks of the running service, or of the next start.
+
+    <data_dir>/commands/ID.json          a command of the contract; put there by rename, so it is whole
+    <data_dir>/commands/ID.reply.json    what the service answered
+
+A command is deleted once it is answered for good. One that could not be done just now (a clock that is not synced, a
+full disk) stays and is tried again until its deadline. The oldest replies go where there are too many.
+
+Both ends are here: `CommandFolder` for the service, `send` and `reply_to` for the command line.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, NoReturn
+
+from gateway.clock import Clock
+from protocols import contract
+from protocols.contract import Command, Refusal, Reply
+
+log = logging.getLogger(__name__)
+
+FOLDER_NAME: Final = "commands"
+# Somebody waits for the reply at a terminal.
+LOOK_S: Final = 0.5
+RETRY_LOOKS: Final = 20  # 10 s between two attempts at what could not be done
+AT_HAND_MAX: Final = 16
+SLOW_S: Final = 2.0
+# The longest command is a visit's result, under 4 KiB.
+COMMAND_BYTES_MAX: Final = 16 * 1024
+REPLIES_MAX: Final = 200
+_SUFFIX: Final = ".json"
+_REPLY_SUFFIX: Final = ".reply.json"
+_LATER: Final = frozenset({Refusal.CLOCK_UNSYNCED, Refusal.FAILED, Refusal.BUSY})
+
+Handle = Callable[[bytes], Awaitable[Reply | None]]
+
+
+class CommandFolder:
+    """The service's end."""
+
+    def __init__(self, data_dir: Path, *, clock: Clock) -> None:
+        self._folder = data_dir / FOLDER_NAME
+        self._clock = clock
+        self._at_hand: set[str] = set()
+        self._later: set[str] = set()
+        self._failing = False
+
+    async def run(self, handle: Handle) -> NoReturn:
+        """Answer what lies in the folder, for ever. `handle` never raises."""
+        async with asyncio.TaskGroup() as tasks:
+            for look in itertools.count():
+                if look % RETRY_LOOKS == 0:
+                    self._later.clear()
+                try:
+                    found = await asyncio.to_thread(_found, self._folder)
+                    self._note(None)
+                except OSError as error:
+                    self._note(error)
+                    found = []
+                due = [one for one in found if one not in self._later | self._at_hand]
+                for command_id in due[: AT_HAND_MAX - len(self._at_hand)]:
+                    self._at_hand.add(command_id)
+                    task = tasks.create_task(self._take(command_id, handle), name=f"command-file-{command_id}")
+                    # In their order: somebody goes away, then is back. But one that waits for a meter holds up none.
+                    await asyncio.wait({task}, timeout=SLOW_S)
+                await self._clock.sleep(LOOK_S)
+        raise AssertionError("counting never ends")
+
+    async def _take(self, command_id: str, handle: Handle) -> None:
+        try:
+            if not await self._answer(command_id, handle):
+                self._later.add(command_id)
+        except OSError as error:
+            self._later.add(command_id)
+            self._note(error)
+        finally:
+            self._at_hand.discard(command_id)
+
+    async def _answer(self, command_id: str, handle: Handle) -> bool:
+        """Answer one command; tell whether that was for good. Raises OSError."""
+        payload = await asyncio.to_thread(_read, self._folder / f"{command_id}{_SUFFIX}")
+        reply = await handle(payload)
+        if reply is not None and reply.id == command_id:
+            await asyncio.to_thread(_put, self._folder, f"{command_id}{_REPLY_SUFFIX}", contract.encode(reply))
+            if reply.reason in _LATER:
+                return False
+        else:
+            log.warning("command_file_invalid file=%s%s: it holds no command of that id; deleted", command_id, _SUFFIX)
+        await asyncio.to_thread(_tidy, self._folder, command_id)
+        return True
+
+    def _note(self, error: OSError | None) -> None:
+        if error is not None and not self._failing:
+            log.error("command_folder_unusable folder=%s: %s; `shuiwang absence` cannot reach us", self._folder, error)
+        self._failing = error is not None
+
+
+def send(data_dir: Path, command: Command) -> Path:
+    """Put a command into the folder, for the user whose data_dir it is; return where it lies. Raises OSError."""
+    folder = data_dir / FOLDER_NAME
+    owner = data_dir.stat()
+    folder.mkdir(mode=0o750, exist_ok=True)
+    _give(folder, owner)
+    return _put(folder, f"{command.id}{_SUFFIX}", contract.encode(command), owner=owner)
+
+
+def reply_to(data_dir: Path, command: Command) -> Reply | None:
+    """Return what the service answered, None where it has not yet. Raises OSError or ContractError."""
+    try:
+        payload = (data_dir / FOLDER_NAME / f"{command.id}{_REPLY_SUFFIX}").read_bytes()
+    except FileNotFoundError:
+        return None
+    reply = contract.decode(contract.Leaf.REPLY, payload)
+    assert isinstance(reply, Reply)
+    return reply
+
+
+def waiting(data_dir: Path) -> list[bytes]:
+    """Return the commands that nobody has answered yet. Raises OSError."""
+    folder = data_dir / FOLDER_NAME
+    return [_read(folder / f"{command_id}{_SUFFIX}") for command_id in _found(folder)]
+
+
+def _found(folder: Path) -> list[str]:
+    """Return the ids of the commands in a folder, in the order in which they were made: ULIDs sort so."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return []
+    return sorted(
+        name.removesuffix(_SUFFIX)
+        for name in names
+        if name.endswith(_SUFFIX) and not name.endswith(_REPLY_SUFFIX) and not name.startswith(".")
+    )
+
+
+def _read(path: Path) -> bytes:
+    """Return the beginning of a file; b"" for what is none, gone meanwhile, or not for us to read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        log.warning("command_file_unreadable file=%s: %s", path, error)
+        return b""
+    try:
+        return os.read(handle, COMMAND_BYTES_MAX + 1) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
+    finally:
+        os.close(handle)
+
+
+def _put(folder: Path, name: str, payload: bytes, *, owner: os.stat_result | None = None) -> Path:
+    """Write a file so that it is there whole or not at all, a power cut included."""
+    path, draft = folder / name, folder / f".{name}.new"
+    with draft.open("wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    if owner is not None:
+        _give(draft, owner)
+    draft.replace(path)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return path
+
+
+def _give(path: Path, owner: os.stat_result) -> None:
+    """Let root's file belong to the service's user, who answers it and deletes it."""
+    if os.geteuid() == 0 and path.stat().st_uid != owner.st_uid:
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _tidy(folder: Path, command_id: str) -> None:
+    """Delete a command that is answered, and the oldest replies where there are too many."""
+    path = folder / f"{command_id}{_SUFFIX}"
+    if path.is_dir() and not path.is_symlink():
+        path.rename(folder / f".{path.name}.no-file")  # somebody's mistake; it must not be asked for ever
+    else:
+        path.unlink(missing_ok=True)
+    replies = sorted(folder.glob(f"*{_REPLY_SUFFIX}"))
+    for reply in replies[:-REPLIES_MAX]:
+        reply.unlink(missing_ok=True)

@@ -1,0 +1,249 @@
+"""Commands as files: taken whole, answered once, kept while they cannot be done, and never in the service's way."""
+
+import asyncio
+import os
+
+import pytest
+
+from agent import command_folder
+from agent.command_folder import AT_HAND_MAX, COMMAND_BYTES_MAX, LOOK_S, REPLIES_MAX, RETRY_LOOKS, CommandFolder
+from gateway.ulid import new_ulid
+from protocols import contract
+from protocols.contract import PresentCommand, Refusal, Reply
+
+NOW_MS = 1_795_293_540_000
+
+
+def command(number=1):
+    return PresentCommand(
+        schema=contract.COMMAND_SCHEMA,
+        id=new_ulid(NOW_MS, random_bits=lambda _: number),
+        deadline=contract.instant(NOW_MS),
+        meter="m-001",
+    )
+
+
+def reply(command_id, reason=None):
+    text = {"zh": "好", "en": "ok"}
+    return Reply(
+        schema=contract.REPLY_SCHEMA,
+        id=command_id,
+        at=contract.instant(NOW_MS),
+        done=reason is None,
+        reason=reason,
+        text=text,
+    )
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(command_folder, "SLOW_S", 0.05)
+
+
+class Clock:
+    """Lets the folder look again when the test says so."""
+
+    def __init__(self):
+        self.slept_s = 0.0
+        self._looks = asyncio.Semaphore(0)
+        self._resting = asyncio.Event()
+
+    async def sleep(self, seconds):
+        self.slept_s += seconds
+        self._resting.set()
+        await self._looks.acquire()
+
+    async def look(self, times=1):
+        for _ in range(times):
+            await asyncio.wait_for(self._resting.wait(), 5)
+            self._resting.clear()
+            self._looks.release()
+        await asyncio.wait_for(self._resting.wait(), 5)
+        await asyncio.sleep(0.03)  # what was begun at this look has its own threads
+
+
+class Service:
+    """Answers what `answers` says, and remembers what it was asked."""
+
+    def __init__(self, folder):
+        self.clock = Clock()
+        self.asked = []
+        self.answer = lambda payload: reply(command_id) if (command_id := contract.decode_command_id(payload)) else None
+        self._folder = CommandFolder(folder, clock=self.clock)
+
+    async def handle(self, payload):
+        self.asked.append(payload)
+        answer = self.answer(payload)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+    async def __aenter__(self):
+        self._task = asyncio.create_task(self._folder.run(self.handle))
+        await self.clock.look()
+        return self
+
+    async def __aexit__(self, *_):
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def files(folder):
+    return sorted(path.name for path in (folder / "commands").iterdir())
+
+
+async def test_a_command_is_answered_and_gone(tmp_path):
+    async with Service(tmp_path) as service:
+        path = command_folder.send(tmp_path, command())
+        assert path.read_bytes() == contract.encode(command())
+        assert command_folder.reply_to(tmp_path, command()) is None
+        await service.clock.look()
+        assert command_folder.reply_to(tmp_path, command()) == reply(command().id)
+        assert files(tmp_path) == [f"{command().id}.reply.json"]
+        await service.clock.look(3)
+        assert len(service.asked) == 1
+        assert LOOK_S <= 1, "somebody waits at a terminal"
+
+
+async def test_what_was_put_there_while_the_service_was_stopped_is_done_at_its_start_in_order(tmp_path):
+    for number in (3, 1, 2):
+        command_folder.send(tmp_path, command(number))
+    assert command_folder.waiting(tmp_path) == [contract.encode(command(number)) for number in (1, 2, 3)]
+    async with Service(tmp_path) as service:
+        assert service.asked == [contract.encode(command(number)) for number in (1, 2, 3)]
+    assert command_folder.waiting(tmp_path) == []
+
+
+@pytest.mark.parametrize("reason", [Refusal.CLOCK_UNSYNCED, Refusal.FAILED, Refusal.BUSY])
+async def test_what_cannot_be_done_now_is_kept_and_tried_again_but_not_all_the_time(tmp_path, reason):
+    async with Service(tmp_path) as service:
+        genuine, service.answer = service.answer, lambda _: reply(command().id, reason.value)
+        await service.clock.look(RETRY_LOOKS)  # so that it comes between two attempts
+        command_folder.send(tmp_path, command())
+        await service.clock.look(3)
+        assert command_folder.reply_to(tmp_path, command()).reason == reason.value, "whoever waits is told"
+        assert len(service.asked) == 1
+        assert len(command_folder.waiting(tmp_path)) == 1
+        await service.clock.look(RETRY_LOOKS)
+        assert len(service.asked) == 2
+        service.answer = genuine
+        await service.clock.look(RETRY_LOOKS)
+        assert command_folder.reply_to(tmp_path, command()).done
+        assert files(tmp_path) == [f"{command().id}.reply.json"]
+
+
+async def test_a_refusal_for_good_is_answered_once(tmp_path):
+    async with Service(tmp_path) as service:
+        service.answer = lambda _: reply(command().id, "late")
+        command_folder.send(tmp_path, command())
+        await service.clock.look()
+        assert command_folder.reply_to(tmp_path, command()).reason == "late"
+        assert command_folder.waiting(tmp_path) == []
+
+
+async def test_what_is_no_command_is_told_and_deleted(tmp_path, caplog):
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    (folder / "empty.json").touch()
+    (folder / "long.json").write_bytes(b"x" * (COMMAND_BYTES_MAX + 10))
+    (folder / f"{command(2).id}.json").write_bytes(contract.encode(command(1)))  # under another's name
+    (folder / "folder.json").mkdir()
+    (folder / "secret.json").symlink_to("/etc/hostname")
+    os.mkfifo(folder / "pipe.json")
+    (folder / "notes.txt").touch()
+    (folder / ".draft.json").touch()
+    async with Service(tmp_path) as service:
+        await service.clock.look(RETRY_LOOKS)
+        assert all(len(payload) <= COMMAND_BYTES_MAX + 1 for payload in service.asked)
+        assert [name for name in files(tmp_path) if not name.startswith(".")] == ["notes.txt"]
+        assert caplog.text.count("command_file_invalid") >= 5
+        command_folder.send(tmp_path, command(3))
+        await service.clock.look()
+        assert command_folder.reply_to(tmp_path, command(3)).done, "and it goes on"
+
+
+async def test_a_slow_command_holds_no_other_up(tmp_path):
+    hold = asyncio.Event()
+
+    async def slow(payload):
+        await hold.wait()
+        return reply(command(1).id)
+
+    async with Service(tmp_path) as service:
+        genuine = service.answer
+        service.answer = lambda payload: slow(payload) if payload == contract.encode(command(1)) else genuine(payload)
+        command_folder.send(tmp_path, command(1))
+        command_folder.send(tmp_path, command(2))
+        await service.clock.look(2)
+        assert command_folder.reply_to(tmp_path, command(1)) is None
+        assert command_folder.reply_to(tmp_path, command(2)).done
+        assert len(service.asked) == 2, "what is under way is not asked again"
+        hold.set()
+        await asyncio.sleep(0.05)
+        assert command_folder.reply_to(tmp_path, command(1)).done
+
+
+async def test_so_many_at_once_and_no_more(tmp_path):
+    hold = asyncio.Event()
+
+    async def slow(payload):
+        await hold.wait()
+        return reply(contract.decode(contract.Leaf.COMMAND, payload).id)
+
+    async with Service(tmp_path) as service:
+        service.answer = slow
+        for number in range(AT_HAND_MAX + 5):
+            command_folder.send(tmp_path, command(number))
+        await service.clock.look(2)
+        assert len(service.asked) == AT_HAND_MAX
+        hold.set()
+        await service.clock.look(2)
+        assert len(service.asked) == AT_HAND_MAX + 5
+
+
+async def test_old_replies_go(tmp_path):
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    for number in range(REPLIES_MAX + 20):
+        (folder / f"0{number:04}.reply.json").touch()
+    async with Service(tmp_path) as service:
+        command_folder.send(tmp_path, command())
+        await service.clock.look()
+        left = files(tmp_path)
+        assert len(left) == REPLIES_MAX
+        assert left[-1] == f"{command().id}.reply.json"
+
+
+async def test_a_folder_that_cannot_be_used_is_said_once_and_looked_at_again(tmp_path, caplog):
+    (tmp_path / "commands").write_text("a file in its place")
+    async with Service(tmp_path) as service:
+        await service.clock.look(3)
+        assert caplog.text.count("command_folder_unusable") == 1
+        (tmp_path / "commands").unlink()
+        command_folder.send(tmp_path, command())
+        await service.clock.look()
+        assert command_folder.reply_to(tmp_path, command()).done
+
+
+async def test_a_reply_that_cannot_be_written_is_tried_again(tmp_path, monkeypatch, caplog):
+    genuine = command_folder._put
+
+    def full(folder, name, payload, **options):
+        if name.endswith(".reply.json"):
+            raise OSError(28, "No space left on device")
+        return genuine(folder, name, payload, **options)
+
+    async with Service(tmp_path) as service:
+        command_folder.send(tmp_path, command())
+        monkeypatch.setattr(command_folder, "_put", full)
+        await service.clock.look()
+        assert "No space left" in caplog.text
+        assert len(command_folder.waiting(tmp_path)) == 1
+        monkeypatch.setattr(command_folder, "_put", genuine)
+        await service.clock.look(RETRY_LOOKS)
+        assert command_folder.reply_to(tmp_path, command()).done
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_what_root_puts_there_belongs_to_the_service(tmp_path):
+    os.chown(tmp_path, 12345, 12345)
+    path = command_folder.send(tmp_path, command())
+    assert (path.stat().st_uid, path.parent.stat().st_uid, path.stat().st_gid) == (12345, 12345, 12345)
