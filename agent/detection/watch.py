@@ -22,7 +22,7 @@ import struct
 
 from agent.detection.limit import COLD_H, COST_H, DAY_MIN, EARLY_MIN, ML_MAX, NEVER, HomeLimit, RealUse
 from agent.detection.register import METER_SWAP, REGISTER_RESET, RETURNED, ROLLOVER, SET_BACK, Register
-from agent.detection.window import LOW, UNSURE, LowUsage
+from agent.detection.window import LOW, RUNS_MAX, UNSURE, LowUsage
 
 # The step above which a register does not show a person's day: lone elders use 30 to 90 L a day (research/domain.md).
 COARSE_ML = 20_000
@@ -94,14 +94,21 @@ class Watch:
     """
 
     def __init__(
-        self, *, window_ms: int, threshold_ml: int, step_ml: int = 1_000, cost_h: int = COST_H, cold_h: int = COLD_H
+        self,
+        *,
+        window_ms: int,
+        threshold_ml: int,
+        step_ml: int = 1_000,
+        cost_h: int = COST_H,
+        cold_h: int = COLD_H,
+        runs_max: int = RUNS_MAX,
     ) -> None:
         """Watch a meter that counts in steps of `step_ml`, as far as is known before it has shown its own.
 
-        Raises ValueError on settings that `RealUse` or `HomeLimit` refuse.
+        A board has room for `window.RUNS_MAX_BOARD` runs. Raises ValueError on settings that the parts refuse.
         """
         self.register = Register()
-        self.low_usage = LowUsage(window_ms, threshold_ml)
+        self.low_usage = LowUsage(window_ms, threshold_ml, runs_max=runs_max)
         self.real_use = RealUse(step_ml=step_ml)
         self.limit = HomeLimit(cold_h=cold_h, cost_h=cost_h)
         self.flow = Flow()

@@ -20,22 +20,27 @@ Portable: also runs on MicroPython.
 
 LOW, ENOUGH, UNSURE = "low", "enough", "unsure"
 
-# Runs of equal values that are kept: 0.9 KB on a 32-bit board. A lone person makes 20 to 60 in 12 h; beyond the limit
-# they are thinned out to one in a 64th of the window (11 min of 12 h), which widens the interval by the use of so long.
-RUNS_MAX = 72
-PARTS = 64  # leaves at most 68 runs: 64 in the window, two before it, and the newest two
+# Runs of equal values that are kept. A lone person makes 20 to 60 in 12 h, a leak many more; beyond the limit they are
+# thinned out to one in each of half as many parts of the window, which widens the interval by the use of that time:
+# 11 min of 12 h on a gateway. A 32-bit board keeps a whole `Watch` within 4 KiB with fewer, 24 min: docs/board.md.
+RUNS_MAX = 128
+RUNS_MAX_BOARD = 60
+RUNS_LEAST = 16  # half of them, the two before the window and the newest two must leave room
 SMALL_MAX = 1 << 29  # a 32-bit board keeps an integer below 2^30 in its list, a larger one takes 32 bytes more
 
 
 class Window:
     """The recent past of a count, as runs of equal values: when each value was first and last seen."""
 
-    def __init__(self, length: int) -> None:
-        """Watch a window of `length`, in the unit of time that `add` is called with."""
+    def __init__(self, length: int, *, runs_max: int = RUNS_MAX) -> None:
+        """Watch a window of `length`, in the unit of time that `add` is called with. Raise ValueError below 16 runs."""
+        if runs_max < RUNS_LEAST:
+            raise ValueError("runs_max must be 16 or more")
         self.length = length
+        self._runs_max = runs_max
         self._time_base = self._value_base = 0  # what is kept counts from here
         # A list on a board keeps the room that it once had, and then it never has to find more on a heap in pieces.
-        self._first, self._last, self._value = [0] * RUNS_MAX, [0] * RUNS_MAX, [0] * RUNS_MAX
+        self._first, self._last, self._value = [0] * runs_max, [0] * runs_max, [0] * runs_max
         self.reset()
 
     def add(self, time: int, value: int) -> None:
@@ -49,7 +54,7 @@ class Window:
         if self._value and amount == self._value[-1]:
             self._last[-1] = at
             return
-        if len(self._value) == RUNS_MAX:
+        if len(self._value) == self._runs_max:
             self._thin()
         self._first.append(at)
         self._last.append(at)
@@ -106,9 +111,9 @@ class Window:
             del self._first[:index], self._last[:index], self._value[:index]
 
     def _thin(self) -> None:
-        """Keep at most one run in each 64th part of the window, and the newest one: the next will be added."""
+        """Keep at most one run in each of so many parts of the window, and the newest one: the next will be added."""
         first, last, value = self._first, self._last, self._value
-        least = self.length // PARTS
+        least = self.length // (self._runs_max // 2)
         kept, newest = 0, len(first) - 1
         for index in range(1, newest + 1):
             if index == newest or first[index] - first[kept] > least:
@@ -132,9 +137,9 @@ class Window:
 class LowUsage:
     """The rule itself: feed it the count of a home's use, it says LOW, ENOUGH or UNSURE."""
 
-    def __init__(self, window: int, threshold: int) -> None:
-        """Judge usage below `threshold` in `window`."""
-        self.window = Window(window)
+    def __init__(self, window: int, threshold: int, *, runs_max: int = RUNS_MAX) -> None:
+        """Judge usage below `threshold` in `window`. Raise ValueError on what `Window` refuses."""
+        self.window = Window(window, runs_max=runs_max)
         self.threshold = threshold
 
     def feed(self, time: int, total: int) -> str:

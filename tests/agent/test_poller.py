@@ -213,9 +213,9 @@ async def test_a_bug_in_one_meters_codec_stops_nobody(caplog):
 
 
 async def test_a_dead_meter_that_costs_more_than_can_be_saved_up_is_still_asked():
-    rig = Rig(["m-1", "m-2"], dead=["m-1"], poll_every_s=0.1)
+    rig = Rig(["m-1", "m-2"], dead=["m-1"], poll_every_s=1)
     rig.bus.timeout_s = 36  # six attempts at five seconds and their hold-offs
-    rig.bus.answer_s = 0.1  # the other one keeps the line busy
+    rig.bus.answer_s = 1  # the other one keeps the line busy
     await rig.run_until(24 * 3600)
     asked = [when for when, meter in rig.bus.asked if meter == "m-1"]
     assert len(asked) > 10
@@ -227,3 +227,19 @@ async def test_a_meter_that_is_read_hourly_is_not_left_for_longer_than_half_an_h
     await rig.run_until(48 * 3600)
     asked = [when for when, _ in rig.bus.asked]
     assert max(later - earlier for earlier, later in itertools.pairwise(asked)) <= 3600 + 1
+
+
+async def test_a_meter_that_is_wanted_is_read_at_once_out_of_its_turn_though_it_fails():
+    rig = Rig(["m-1", "m-2"], dead=["m-2"])
+    await rig.run_until(4 * 3600)
+    asked = len(rig.bus.asked)
+    task = asyncio.create_task(rig.poller.run())
+    await asyncio.sleep(0)
+    for meter in ("m-1", "m-2", "m-9"):
+        rig.poller.hasten(meter)
+    while len(rig.bus.asked) < asked + 2:
+        await asyncio.sleep(0)
+    task.cancel()
+    began_s = rig.bus.asked[asked][0]
+    assert [meter for _, meter in rig.bus.asked[asked : asked + 2]] == ["m-1", "m-2"]
+    assert rig.bus.asked[asked + 1][0] - began_s < 1
