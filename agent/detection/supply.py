@@ -275,9 +275,10 @@ class Habits:
         if day < KNOWN_DAYS:
             return
         for cell in range(CELLS):
-            near = (cell - CLASSES) % CELLS, cell, cell, (cell + CLASSES) % CELLS
-            seen_ms = sum(self.hours_ms[i] for i in near) + DOUBT_HOME_H * HOUR_MS
-            self.per_ms[cell] = sum(self.draws[i] for i in near) / seen_ms
+            before, after = cell - CLASSES, (cell + CLASSES) % CELLS
+            draws = self.draws[before] + 2 * self.draws[cell] + self.draws[after]
+            seen_ms = self.hours_ms[before] + 2 * self.hours_ms[cell] + self.hours_ms[after]
+            self.per_ms[cell] = draws / (seen_ms + DOUBT_HOME_H * HOUR_MS)
 
     def dump(self) -> bytes:
         """Return all of it."""
