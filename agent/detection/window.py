@@ -21,11 +21,12 @@ Portable: also runs on MicroPython.
 LOW, ENOUGH, UNSURE = "low", "enough", "unsure"
 
 # Runs of equal values that are kept. A lone person makes 20 to 60 in 12 h, a leak many more; beyond the limit they are
-# thinned out to one in each of half as many parts of the window, which widens the interval by the use of that time:
-# 11 min of 12 h on a gateway. A 32-bit board keeps a whole `Watch` within 4 KiB with fewer, 24 min: docs/board.md.
+# thinned out to one in each part of the window, which widens the interval by the use of so long: 11 min of 12 h on a
+# gateway. A 32-bit board keeps fewer, so that a whole `Watch` takes 4 KiB at most, and widens it by 20: docs/board.md.
 RUNS_MAX = 128
-RUNS_MAX_BOARD = 60
-RUNS_LEAST = 16  # half of them, the two before the window and the newest two must leave room
+RUNS_MAX_BOARD = 44
+PARTS_MAX = 64
+ROOM = 8  # thinning leaves a run for each part, two before the window and two at its ends, and must not be due at once
 SMALL_MAX = 1 << 29  # a 32-bit board keeps an integer below 2^30 in its list, a larger one takes 32 bytes more
 
 
@@ -34,7 +35,7 @@ class Window:
 
     def __init__(self, length: int, *, runs_max: int = RUNS_MAX) -> None:
         """Watch a window of `length`, in the unit of time that `add` is called with. Raise ValueError below 16 runs."""
-        if runs_max < RUNS_LEAST:
+        if runs_max < 2 * ROOM:
             raise ValueError("runs_max must be 16 or more")
         self.length = length
         self._runs_max = runs_max
@@ -111,9 +112,9 @@ class Window:
             del self._first[:index], self._last[:index], self._value[:index]
 
     def _thin(self) -> None:
-        """Keep at most one run in each of so many parts of the window, and the newest one: the next will be added."""
+        """Keep at most one run in each part of the window, and the newest one: the next will be added."""
         first, last, value = self._first, self._last, self._value
-        least = self.length // (self._runs_max // 2)
+        least = self.length // min(self._runs_max - ROOM, PARTS_MAX)
         kept, newest = 0, len(first) - 1
         for index in range(1, newest + 1):
             if index == newest or first[index] - first[kept] > least:

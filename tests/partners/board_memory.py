@@ -1,4 +1,4 @@
-"""Feeds watches with the settings of a board the hardest homes that there are; prints what they said and what they took.
+"""Feeds watches with a board's settings the hardest homes that there are; prints what they said and what they took.
 
 Runs on CPython and on MicroPython: `board_memory.py REPOSITORY READINGS`. What is said must be the same on both; the
 bytes of heap are printed by MicroPython only, as lines that begin with "bytes".
@@ -10,6 +10,7 @@ since 1970, which a 32-bit board keeps boxed.
 
 import gc
 import sys
+from array import array
 
 sys.path.insert(0, sys.argv[1])
 from agent.detection.watch import DAY_MS, HOUR_MS, MINUTE_MS, Watch
@@ -18,7 +19,7 @@ from agent.detection.window import RUNS_MAX_BOARD
 ON_A_BOARD = hasattr(gc, "mem_alloc")
 START_MS = 1_790_000_000_000
 STEADY = 10_000
-# What a home of a lone person with a leak does, over and over: readings for so long, then one of the odd things.
+# What happens to a home, one after another, with 300 readings of its daily life before each.
 ODD = ("back", "stale", "outlier", "swap", "absence", "reverse", "gap", "silence")
 
 
@@ -28,19 +29,21 @@ def taken():
 
 
 class Home:
-    """Every reading is a number of its own, as on a board: nothing is shared with what the watch keeps."""
+    """Its own numbers lie in an array: what is taken beyond `before` is the watch's."""
 
     def __init__(self, *, register_ml):
-        self.watch = Watch(window_ms=12 * HOUR_MS, threshold_ml=100_000, runs_max=RUNS_MAX_BOARD)
-        self.register_ml, self.time_ms = register_ml, START_MS
+        self.at = array("q", [START_MS, register_ml])
         self.digest = self.most = self.runs = 0
+        self.watch = None
+        self.before = taken()
+        self.watch = Watch(window_ms=12 * HOUR_MS, threshold_ml=100_000, runs_max=RUNS_MAX_BOARD)
 
     def read(self, *, minutes=5, used_ml=1000, shown_ml=0):
         """Read once; `shown_ml` is by how much the register shows something else."""
-        watch = self.watch
-        self.time_ms += minutes * MINUTE_MS
-        self.register_ml += used_ml
-        watch.feed(self.time_ms, self.time_ms // HOUR_MS % 24, self.register_ml + shown_ml)
+        watch, at = self.watch, self.at
+        at[0] += minutes * MINUTE_MS
+        at[1] += used_ml
+        watch.feed(at[0], at[0] // HOUR_MS % 24, at[1] + shown_ml)
         for word in (watch.code, watch.low, watch.red, watch.flow.leak, watch.flow.burst, watch.reverse):
             self.digest = (self.digest * 31 + len(word) + ord((word or "-")[0])) % 1000003
         self.runs = max(self.runs, len(watch.low_usage.window._value))
@@ -53,7 +56,7 @@ class Home:
                 self.weigh()
 
     def weigh(self):
-        self.most = max(self.most, taken())
+        self.most = max(self.most, taken() - self.before)
 
     def suffer(self, odd):
         """Let something odd happen."""
@@ -64,14 +67,14 @@ class Home:
         elif odd == "outlier":
             self.read(used_ml=0, shown_ml=90_000_000)
         elif odd == "swap":
-            self.register_ml += 150_000_000
+            self.at[1] += 150_000_000
             for _ in range(4):
                 self.read()
         elif odd == "absence":
-            self.watch.excuse(self.time_ms + 10 * HOUR_MS)
+            self.watch.excuse(self.at[0] + 10 * HOUR_MS)
             for _ in range(130):
                 self.read(used_ml=0)
-            self.watch.excuse(self.time_ms + DAY_MS)
+            self.watch.excuse(self.at[0] + DAY_MS)
         elif odd == "reverse":
             for _ in range(5):
                 self.read(used_ml=-12_000)
@@ -84,43 +87,35 @@ class Home:
 
 
 def hardest(readings, *, register_ml):
-    before = taken()
     home = Home(register_ml=register_ml)
-    own = taken()  # the home's own numbers stay about as many
-    kept, home.watch = home.watch, None
-    del kept
-    own = taken() - before
-    home = Home(register_ml=register_ml)
-    rounds = 0
-    while rounds * len(ODD) * 400 < readings:
+    for _ in range(max(readings // len(ODD) // 300, 1)):
         for odd in ODD:
             home.live(300)
             home.suffer(odd)
-        rounds += 1
     print("register", register_ml, "digest", home.digest, "runs", home.runs, sum(home.watch.dump()))
     if ON_A_BOARD:
-        print("bytes at most", home.most - before - own)
+        print("bytes at most", home.most)
 
 
 def steady(readings):
-    """A watch takes no more after `STEADY` readings further than it took."""
+    """A watch takes no more `STEADY` readings further on."""
     home = Home(register_ml=480_000_000)
     home.live(readings)
+    home.weigh()
     first = taken()
     home.live(STEADY)
+    last = taken()
     print("steady", home.digest)
     if ON_A_BOARD:
-        last = taken()
-        home.watch = None
+        print("bytes taken", first - home.before)
         print("bytes grown", last - first)
-        print("bytes taken", last - taken())
 
 
 def main():
     readings = int(sys.argv[2])
     steady(readings)
     for register_ml in (480_000_000, 20_000_000_000):
-        hardest(readings, register_ml=register_ml)
+        hardest(readings // 3, register_ml=register_ml)
 
 
 main()

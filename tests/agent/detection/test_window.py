@@ -1,12 +1,13 @@
 """The 12-hour rule against a form of itself that keeps every reading and is too slow to ship."""
 
+import itertools
 import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.detection.window import ENOUGH, LOW, RUNS_MAX, UNSURE, LowUsage, Window
+from agent.detection.window import ENOUGH, LOW, RUNS_MAX, RUNS_MAX_BOARD, SMALL_MAX, UNSURE, LowUsage, Window
 
 H = 3_600_000
 histories = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 9)), min_size=1, max_size=120)
@@ -45,6 +46,54 @@ def test_beyond_the_limit_of_runs_the_interval_only_widens_and_hardly(seed):
     part = 9 * (length // 32 + 3)  # the most that can run in two 64th parts of the window
     assert exact_least - part <= least <= exact_least
     assert exact_most <= most <= exact_most + part
+
+
+@pytest.mark.parametrize("runs_max", [16, RUNS_MAX_BOARD])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_board_keeps_fewer_runs_and_its_interval_only_widens(seed, runs_max):
+    chance = random.Random(seed)
+    length = chance.randrange(3000, 9000)
+    window, readings, time, value = Window(length, runs_max=runs_max), [], 0, 0
+    part = 9 * (length // (runs_max - 8) + 3)
+    for _ in range(2 * length):
+        time, value = time + chance.randint(1, 3), value + chance.randint(1, 9)
+        readings = [*readings[-length - 10 :], (time, value)]
+        window.add(time, value)
+        assert len(window._value) <= runs_max
+        if readings[0][0] < time - length and chance.random() < 0.01:
+            (least, most), (exact_least, exact_most) = window.usage(), plain_usage(readings, length)
+            assert exact_least - part <= least <= exact_least
+            assert exact_most <= most <= exact_most + part
+
+
+def test_fewer_than_16_runs_are_refused():
+    assert Window(100, runs_max=16).usage() == (0, None)
+    with pytest.raises(ValueError, match="16"):
+        Window(100, runs_max=15)
+
+
+@given(
+    st.integers(1, 300),
+    st.lists(st.tuples(st.integers(1, SMALL_MAX // 2), st.integers(0, SMALL_MAX // 2)), min_size=1, max_size=60),
+)
+def test_what_is_kept_stays_small_and_comes_out_as_it_went_in(part, steps):
+    """Days in milliseconds and thousands of cubic metres: what is kept counts from a base that moves along."""
+    length, window, readings, time, value = part * SMALL_MAX // 100, Window(part * SMALL_MAX // 100), [], 1 << 40, 0
+    for wait, used in steps:
+        time, value = time + wait, value + used
+        readings.append((time, value))
+        window.add(time, value)
+        assert window.usage() == plain_usage(readings, length)
+        assert window._value[-1] <= SMALL_MAX >= window._last[-1]
+        changes = [(a[0], b[0]) for a, b in itertools.pairwise(readings) if a[1] != b[1]]
+        if changes:
+            assert window.last_use() == changes[-1]
+        before = [reading for reading in readings if reading[0] <= time - length]
+        start = window.start()
+        assert (start is None) == (not before)
+        if start:
+            assert before[-1][0] <= start[0] <= time - length
+            assert start[1] == before[-1][1]
 
 
 def rule(*readings, window_h=12, threshold_l=100):
