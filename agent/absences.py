@@ -63,17 +63,21 @@ class Absences:
         self._put(absence)
         return ended
 
-    def end(self, meter: str, wall_ms: int, *, by: Ending) -> Absence | None:
+    def end(self, meter: str, wall_ms: int, *, by: Ending, is_dated: bool = True) -> Absence | None:
         """End what stands, and return it to be stored; None where nothing does.
 
         Water that is used ends an absence that has begun. A command ends an absence, one that is to come too; where
-        there is none, the quiet hours.
+        there is none, the quiet hours. Where the clock is not synced (`is_dated`), whatever is open still stands.
         """
-        standing = [one for one in self._open(meter) if _over(one, wall_ms) is None]
+        standing = [one for one in self._open(meter) if not is_dated or _over(one, wall_ms) is None]
         away = [one for one in standing if one.daily is None and (by is not Ending.USE or one.start_ms <= wall_ms)]
         if by is not Ending.USE:
             away += [one for one in standing if one.daily is not None]
-        return self._put(away[0].ended(by, at_ms=wall_ms)) if away else None
+        if not away:
+            return None
+        # A clock that runs ahead must not let it stand until then.
+        at_ms = wall_ms if is_dated else min(wall_ms, away[0].start_ms)
+        return self._put(away[0].ended(by, at_ms=at_ms))
 
     def expire(self, wall_ms: int) -> list[Absence]:
         """End those whose time is over; return them to be stored."""

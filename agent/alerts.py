@@ -4,7 +4,8 @@
 2. What a table does not name for an episode changes nothing: what is unsure waits.
 3. A low_usage is yellow while the county's rule holds, and red once the home itself is silent for too long. Yellow ends
    with enough use. Red ends with real use; where the county's rule still holds then, a new yellow episode begins.
-4. Red is repeated every `REMIND_MS` until somebody at the county acknowledges it.
+4. Red is repeated every `REMIND_MS`. Once somebody at the county has taken it in hand, or has been at the door, it is
+   repeated every `REMIND_ACKNOWLEDGED_MS` as long as no water runs: somebody who was well yesterday may fall today.
 5. A declared absence ends a low_usage, the removal of its meter any alert. Quiet hours hold back what would begin or
    escalate, but for 24 hours without any use.
 6. Every step carries the figures that led to it, a reason, and both in words (`agent.explanations`).
@@ -20,8 +21,9 @@ from agent.detection.window import ENOUGH, LOW
 from protocols.contract import AlertBody, AlertState, Kind, Level, Transition, instant
 
 YELLOW, RED = Level.YELLOW, Level.RED
-USED, AWAY, UNACKNOWLEDGED = "used", "away", "unacknowledged"
+USED, AWAY, STILL_RED = "used", "away", "still_red"
 REMIND_MS: Final = 6 * 3_600_000
+REMIND_ACKNOWLEDGED_MS: Final = 24 * 3_600_000
 
 # level of the standing episode (None: there is none), what a reading shows -> what follows, and the level then
 LOW_USAGE_STEPS: Final[dict[tuple[Level | None, str], tuple[Transition, Level]]] = {
@@ -32,7 +34,7 @@ LOW_USAGE_STEPS: Final[dict[tuple[Level | None, str], tuple[Transition, Level]]]
     (YELLOW, AWAY): (Transition.CLEARED, YELLOW),
     (RED, USED): (Transition.CLEARED, RED),
     (RED, AWAY): (Transition.CLEARED, RED),
-    (RED, UNACKNOWLEDGED): (Transition.REMINDED, RED),
+    (RED, STILL_RED): (Transition.REMINDED, RED),
 }
 # leak, burst, reverse_flow, meter_silent, supply_outage, bus_fault
 OTHER_STEPS: Final[dict[tuple[Level | None, str], tuple[Transition, Level]]] = {
@@ -104,7 +106,7 @@ def low_usage_signals(*, low: str, red: str, used: bool, away: bool, quiet: bool
     if red and (not quiet or red == "day"):
         signals.append(RED)
     if remind and not used:
-        signals.append(UNACKNOWLEDGED)
+        signals.append(STILL_RED)
     if low != LOW or not quiet:
         signals.append(low)
     return signals

@@ -63,7 +63,7 @@ class Actions(Protocol):
         """Expect nobody at a home, in place of the home's earlier absence (or quiet hours)."""
         ...
 
-    async def end_absence(self, meter: str, *, by: Ending, wall_ms: int) -> Absence | None:
+    async def end_absence(self, meter: str, *, by: Ending, at: Moment) -> Absence | None:
         """Expect somebody again; return what ended, None where nothing was declared."""
         ...
 
@@ -188,8 +188,7 @@ class Commands:
             case AbsenceCommand():
                 return await self._declare(command)
             case PresentCommand():
-                wall_ms = self._clock.now().wall_ms
-                ended = await self._actions.end_absence(command.meter, by=Ending.COMMAND, wall_ms=wall_ms)
+                ended = await self._actions.end_absence(command.meter, by=Ending.COMMAND, at=self._clock.now())
                 text = self._words.ended(ended) if ended else self._words.nothing_to_end(command.meter)
                 return self._done(command, text)
             case AcknowledgeCommand():

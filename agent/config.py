@@ -27,6 +27,8 @@ from agent.settings import (
 )
 from agent.toml_positions import explain, locate
 from gateway.line import LineSettings
+from protocols import cjt188_dialogue
+from protocols.cjt188 import BROADCAST
 from protocols.errors import ShuiwangError
 from protocols.modbus import ANY_UNIT
 
@@ -214,9 +216,9 @@ def _compare_with_meters(bus: LineSettings, table: Table, meters: list[MeterSett
     if not meters:
         table.warning("", "no meter is on this bus — delete it, or add a [[meter]] with its name")
     for meter in meters:
-        if meter.profile.head.protocol == "modbus" and meter.address == ANY_UNIT and len(meters) > 1:
-            wrong = f'meter {shown(meter.id)} has the address "0", which others on this bus may answer too'
-            table.problem("name", f"{wrong} — give it an address of its own")
+        if any(_is_answered_by(meter, other) for other in meters if other is not meter):
+            wrong = f"meter {shown(meter.id)} has the address {shown(meter.address_text)}"
+            table.problem("name", f"{wrong}, which others on this bus may answer too — give it an address of its own")
     if bus.framing == "tcp":
         for meter in meters:
             if meter.profile.head.protocol != "modbus":
@@ -239,6 +241,17 @@ def _compare_with_meters(bus: LineSettings, table: Table, meters: list[MeterSett
                 odd[key, message, right] = odd.get((key, message, right), 0) + 1
     for (key, message, right), count in odd.items():
         table.warning(key, f"{message} ({count} on this bus) — {right}")
+
+
+def _is_answered_by(meter: MeterSettings, other: MeterSettings) -> bool:
+    """Tell whether a meter has the address of whoever is alone on the line, and another one may answer to it."""
+    asked, other_asked = meter.address, other.address
+    if isinstance(asked, cjt188_dialogue.Station) and asked.address == BROADCAST:
+        if not isinstance(other_asked, cjt188_dialogue.Station):
+            return False  # it speaks another protocol
+        # Two radio modems with destinations of their own are two lines.
+        return not asked.prefix or not other_asked.prefix or asked.prefix == other_asked.prefix
+    return meter.profile.head.protocol == "modbus" and asked == ANY_UNIT
 
 
 def _without_unknown(report: Report, tables: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,6 @@ DOUBTFUL_ML_IN_12_H: Final = 1_000_000
 # The limits that profiles have in their `[timing]` table.
 TIMEOUT_MS_MIN, TIMEOUT_MS_MAX = 10, 10_000
 RETRIES_MAX: Final = 5
-PROFILE_BYTES_MAX: Final = 1024 * 1024
 
 
 class _Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,7 +147,7 @@ class _Reader:
         if "/" in name or name.endswith(".toml"):
             path = self._folder / name
             try:
-                if not path.is_file() or path.stat().st_size > PROFILE_BYTES_MAX:
+                if not path.is_file() or path.stat().st_size > profiles.PROFILE_BYTES_MAX:
                     return f"there is no profile file {shown(str(path))} — correct the path, or put the file there"
             except OSError as error:
                 return f"{shown(str(path))} cannot be looked at ({error.strerror}) — check the path and its permissions"

@@ -65,6 +65,8 @@ def _silence(watch: Watch, dates: Dates) -> dict[str, Any]:
     usual_h = limit.usual_h(limit.began_hour)
     if usual_h:
         silence["usual_by"] = dates.of(silent_since_ms + usual_h * HOUR_MS)
+    if watch.is_blind:
+        silence["unjudged"] = "red"
     if watch.real_use.leak_ml_h:
         silence["leak_ml_h"] = watch.real_use.leak_ml_h
     return silence

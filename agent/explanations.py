@@ -29,7 +29,21 @@ _RESULTS: Final = {
     "helped": {"zh": "（已上门，已救助）", "en": " (visited, helped)"},
     "false": {"zh": "（误报）", "en": " (false alarm)"},
 }
+# Said together with the date: a text may be read days later.
+_DAYS: Final = {
+    0: ("今天（{}）", "today ({})"),
+    1: ("昨天（{}）", "yesterday ({})"),
+    -1: ("明天（{}）", "tomorrow ({})"),
+}
 _NOTHING: Final = {"zh": "", "en": ""}
+_YELLOW: Final = {
+    "zh": "{window_h} 小时内用水不到 {threshold_l} 升（最多 {usage_max_l} 升）。",
+    "en": "Less than {threshold_l} L in {window_h} h (at most {usage_max_l} L). ",
+}
+_COARSE: Final = {
+    "zh": "注意：这块水表计量太粗，无法发出红色警报，请更换水表，并多上门看望。",
+    "en": " Note: this meter counts too coarsely for red alerts. Have it replaced, and look in more often.",
+}
 _REMINDER: Final = {"zh": "再次提醒：", "en": "Reminder: "}
 _LEAK_NOT_COUNTED: Final = {
     "zh": "（已扣除约 {leak_l_h} 升/小时的漏水）",
@@ -81,16 +95,15 @@ class Explainer:
             }
         if step.level is Level.YELLOW:
             since = self._since(evidence.get("last_use_before"), body.at)
-            return {
-                "zh": f"{{window_h}} 小时内用水不到 {{threshold_l}} 升（最多 {{usage_max_l}} 升）。{since['zh']}",
-                "en": f"Less than {{threshold_l}} L in {{window_h}} h (at most {{usage_max_l}} L). {since['en']}",
-            }
+            coarse = _COARSE if evidence.get("unjudged") else _NOTHING
+            return {language: _YELLOW[language] + since[language] + coarse[language] for language in _YELLOW}
         return self._red(step, body)
 
     def _red(self, step: Step, body: AlertBody) -> Words:
         evidence = body.evidence
         since = self._when(evidence["silent_since"], body.at)
         again = _REMINDER if step.transition is Transition.REMINDED else _NOTHING
+        result = _RESULTS.get(evidence.get("county", {}).get("result", ""), _NOTHING)
         leak = _LEAK_NOT_COUNTED if evidence.get("leak_ml_h") else _NOTHING
         usual = _NOTHING
         if evidence.get("usual_by"):
@@ -99,10 +112,11 @@ class Explainer:
                 "zh": f"，平时最晚{by['zh']} 就会用水",
                 "en": f"; this home has usually used water again by {by['en']}",
             }
+        rest = {language: usual[language] + leak[language] + result[language] for language in usual}
         return {
-            "zh": f"{again['zh']}自{since['zh']} 起 {{silent_h}} 小时没有正常用水{usual['zh']}{leak['zh']}。"
+            "zh": f"{again['zh']}自{since['zh']} 起 {{silent_h}} 小时没有正常用水{rest['zh']}。"
             "请立即联系，联系不上请上门查看。",
-            "en": f"{again['en']}No real use for {{silent_h}} h, since {since['en']}{usual['en']}{leak['en']}. "
+            "en": f"{again['en']}No real use for {{silent_h}} h, since {since['en']}{rest['en']}. "
             "Call now; go to the door if nobody answers.",
         }
 
@@ -113,16 +127,14 @@ class Explainer:
         return {"zh": f"最近一次用水：{when['zh']} 前。", "en": f"Water last ran before {when['en']}."}
 
     def _when(self, instant: str, now: str) -> Words:
-        """Return a moment as people say it, seen from another: 21:10, yesterday 21:10, 3 Nov 21:10."""
+        """Return a moment as people say it, seen from another: 21:10 yesterday, on 3 Nov."""
         moment, today = (datetime.datetime.fromisoformat(text).astimezone(self._zone) for text in (instant, now))
         days = (today.date() - moment.date()).days
-        clock = f"{moment:%H:%M}"
-        if days == 0:
-            return {"zh": f"今天 {clock}", "en": f"{clock} today"}
-        if abs(days) == 1:
-            zh, en = ("昨天", "yesterday") if days > 0 else ("明天", "tomorrow")
-            return {"zh": f"{zh} {clock}", "en": f"{clock} {en}"}
-        return {"zh": f"{moment.month}月{moment.day}日 {clock}", "en": f"{clock} on {moment.day} {moment:%b}"}
+        zh, en = _DAYS.get(days, ("{}", "on {}"))
+        return {
+            "zh": f"{zh.format(f'{moment.month}月{moment.day}日')} {moment:%H:%M}",
+            "en": f"{moment:%H:%M} {en.format(f'{moment.day} {moment:%b}')}",
+        }
 
 
 _OTHERS: Final[dict[tuple[Kind, Transition], Words]] = {

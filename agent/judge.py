@@ -12,8 +12,9 @@ import msgspec
 
 from agent.absences import Absences
 from agent.alerts import (
+    REMIND_ACKNOWLEDGED_MS,
     REMIND_MS,
-    UNACKNOWLEDGED,
+    STILL_RED,
     Step,
     is_acknowledged,
     low_usage_signals,
@@ -101,6 +102,7 @@ class Judge:
             if episode.evidence.get("county", {}).get("result") == Result.HELPED:
                 past.unlearn(episode.meter)
         self._past = past
+        self._told_ms.clear()  # the axis may be another one
 
     def orphans(self, at: Moment) -> list[AlertBody]:
         """Return the steps that end the episodes of what is no longer configured; nobody else would."""
@@ -159,14 +161,14 @@ class Judge:
             red=watch.red,
             used=watch.use,
             away=watch.excused_until >= 0,
-            quiet=self.absences.quiet(reading.meter, dates.wall_ms, weighed.minute_of_day),
+            quiet=weighed.is_dated and self.absences.quiet(reading.meter, dates.wall_ms, weighed.minute_of_day),
             remind=self._wants_reminder(reading.meter, weighed.time_ms),
         )
         for signal in signals:
             step = next_step(Kind.LOW_USAGE, reading.meter, self._level(Kind.LOW_USAGE, reading.meter), signal)
             if step is None:
                 continue
-            if signal == UNACKNOWLEDGED and not watch.red:
+            if signal == STILL_RED and not watch.red:
                 # Another meter was fitted: its silence is a new one, and the alert still speaks of the one before.
                 yield from self._remind(reading.meter, dates)
                 continue
@@ -254,7 +256,7 @@ class Judge:
         log.error(
             "register_too_coarse meter=%s step_l=%g: %s cannot be judged on it. Fit a meter that counts litres",
             meter,
-            max(watch.register.step, watch.real_use.step_ml) / 1000,
+            max(watch.register.step, watch.register.finest, watch.real_use.step_ml) / 1000,
             "the threshold of the county's rule" if watch.is_refused else "red",
         )
 
@@ -262,15 +264,16 @@ class Judge:
 
     def _wants_reminder(self, meter: str, time_ms: int) -> bool:
         episode = self._episodes.get((Kind.LOW_USAGE, meter))
-        if episode is None or episode.level is not Level.RED or is_acknowledged(episode):
+        if episode is None or episode.level is not Level.RED:
             return False
         # After a restart nobody here knows when it was last told: it was, at the latest, by the reading before.
-        return time_ms - self._told_ms.setdefault(episode.id, time_ms) >= REMIND_MS
+        told_ms = self._told_ms.setdefault(episode.id, time_ms)
+        return time_ms - told_ms >= (REMIND_ACKNOWLEDGED_MS if is_acknowledged(episode) else REMIND_MS)
 
     def _remind(self, meter: str, dates: Dates) -> Iterator[AlertBody]:
         """Remind of a red alert although the meter gives no value: the figures are those of its last step."""
         episode = self._episodes[Kind.LOW_USAGE, meter]
-        step = next_step(Kind.LOW_USAGE, meter, episode.level, UNACKNOWLEDGED)
+        step = next_step(Kind.LOW_USAGE, meter, episode.level, STILL_RED)
         if step is not None:
             yield self._take(step, since=episode.since, dates=dates, evidence=episode.evidence)
 

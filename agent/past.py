@@ -60,6 +60,7 @@ class Weighed(msgspec.Struct, frozen=True):
 
     time_ms: int
     minute_of_day: int
+    is_dated: bool
     watch: Watch | None
     changes: list[Change]
 
@@ -70,16 +71,8 @@ class Past:
     def __init__(self, rules: Mapping[str, Rule], timeline: Timeline, zone: zoneinfo.ZoneInfo, silent_ms: int) -> None:
         self.timeline = timeline
         self._zone = zone
-        self.watches = {
-            meter: Watch(
-                window_ms=rule.window_ms,
-                threshold_ml=rule.threshold_ml,
-                step_ml=rule.step_ml,
-                cost_h=rule.cost_h,
-                cold_h=rule.cold_h,
-            )
-            for meter, rule in rules.items()
-        }
+        self._rules = rules
+        self.watches = {meter: _new_watch(rule) for meter, rule in rules.items()}
         buses: dict[str, list[str]] = {}
         for meter, rule in rules.items():
             buses.setdefault(rule.bus, []).append(meter)
@@ -87,6 +80,7 @@ class Past:
         self.village = VillageWatch(buses=buses, poll_every_ms=poll_every_ms, silent_ms=silent_ms)
         self._newest: dict[str, tuple[Moment, int]] = {}  # the last reading that counted, and where it lies
         self._resume: dict[str, Learned] = {}
+        self._replayed = False
 
     def weigh(self, reading: Reading, absences: Absences) -> Weighed:
         """Take a reading. One that is missing says nothing; one that the meter itself calls faulty proves nothing."""
@@ -95,35 +89,47 @@ class Past:
         local = datetime.datetime.fromtimestamp((reading.at.wall_ms if is_dated else time_ms) / 1000, self._zone)
         watch = self.watches.get(reading.meter)
         if watch is None:
-            return Weighed(time_ms, 0, None, [])
+            return Weighed(time_ms, 0, is_dated, None, [])
         minute_of_day = local.hour * 60 + local.minute
         if not _is_plain(reading) or reading.volume_ml is None:
             changes = self.village.feed(reading.meter, time_ms, local.hour, used_ml=None)
-            return Weighed(time_ms, minute_of_day, None, changes)
+            return Weighed(time_ms, minute_of_day, is_dated, None, changes)
         until_ms = absences.excuse(reading.meter, reading.at.wall_ms) if is_dated else None
         if until_ms is not None:
             watch.excuse(time_ms + until_ms - reading.at.wall_ms)
         elif watch.excused_until > time_ms:
             watch.excuse(time_ms)  # it was ended before its time
-        watch.feed(time_ms, local.hour, reading.volume_ml)
-        changes = []
-        if watch.counts:
-            used_ml = watch.register.used
-            leak_ml_h = watch.real_use.leak_ml_h
-            changes = self.village.feed(reading.meter, time_ms, local.hour, used_ml=used_ml, leak_ml_h=leak_ml_h)
-            self._newest[reading.meter] = self._newest[VILLAGE] = reading.at, time_ms
-            if reading.meter in self._resume or VILLAGE in self._resume:
-                self._resume_at(reading, time_ms)
-        return Weighed(time_ms, minute_of_day, watch, changes)
+        try:
+            changes = self._judge(watch, reading, time_ms, local.hour, reading.volume_ml)
+        except Exception:
+            # A bug in judging one home must not stop the others, nor the service from starting again.
+            log.exception("judging_failed meter=%s: this home is learned anew; please report it", reading.meter)
+            self.watches[reading.meter] = _new_watch(self._rules[reading.meter])
+            return Weighed(time_ms, minute_of_day, is_dated, None, [])
+        return Weighed(time_ms, minute_of_day, is_dated, watch, changes)
+
+    def _judge(self, watch: Watch, reading: Reading, time_ms: int, hour: int, volume_ml: int) -> list[Change]:
+        watch.feed(time_ms, hour, volume_ml)
+        if not watch.counts:
+            return []
+        meter, leak_ml_h = reading.meter, watch.real_use.leak_ml_h
+        changes = self.village.feed(meter, time_ms, hour, used_ml=watch.used, leak_ml_h=leak_ml_h)
+        if watch.read_at == time_ms:  # else this reading waits, and an earlier one was judged
+            self._newest[meter] = self._newest[VILLAGE] = reading.at, time_ms
+            if meter in self._resume or VILLAGE in self._resume:
+                self._resume_at(reading, time_ms, hour)
+        return changes
 
     # -- what took weeks to learn --------------------------------------------------------------------------------------
 
     def learned(self, meter: str) -> Learned | None:
-        """Return what is to be kept of a meter (or of the village); None where it has not given a reading yet."""
+        """Return what is to be kept of a meter (or of the village); None where no reading stands for it now."""
         newest = self._newest.get(meter)
-        if newest is None:
+        if newest is None or meter in self._resume:
             return None
         moment, position_ms = newest
+        if meter != VILLAGE and self.watches[meter].read_at != position_ms:
+            return None
         state = self.village.dump() if meter == VILLAGE else self.watches[meter].dump()
         return Learned(
             meter=meter, boot_id=moment.boot_id, boottime_ms=moment.boottime_ms, position_ms=position_ms, state=state
@@ -155,24 +161,32 @@ class Past:
             return False
         return True
 
-    def _resume_at(self, reading: Reading, time_ms: int) -> None:
+    def _resume_at(self, reading: Reading, time_ms: int, hour: int) -> None:
         for meter in (reading.meter, VILLAGE):
             kept = self._resume.get(meter)
-            if kept is not None and (kept.boot_id, kept.boottime_ms) == (reading.at.boot_id, reading.at.boottime_ms):
+            if kept is None:
+                continue
+            if (kept.boot_id, kept.boottime_ms) == (reading.at.boot_id, reading.at.boottime_ms):
                 self._adopt(meter, time_ms)
+            elif self._replayed:
+                self._resume_out_of_step(meter, time_ms, hour)
 
     def resume_late(self) -> None:
-        """Take up what is left: the readings that it belongs to were lost, so the present silence begins anew."""
+        """Take up what is left after all readings: those that it belongs to are gone.
+
+        A meter that gave none for longer than the history reaches takes it up with its next reading.
+        """
+        self._replayed = True
         for meter in list(self._resume):
-            _, time_ms = self._newest.get(meter, (None, 0))
-            if meter == VILLAGE:
-                self._adopt(meter, time_ms)
-            elif meter in self._newest:
-                log.warning(
-                    "learned_out_of_step meter=%s: its readings were lost; its present silence begins anew", meter
-                )
-                self._adopt(meter, time_ms)
-                self.watches[meter].begin_anew(time_ms, self._hour(time_ms))
+            if meter in self._newest:
+                time_ms = self._newest[meter][1]
+                self._resume_out_of_step(meter, time_ms, self._hour(time_ms))
+
+    def _resume_out_of_step(self, meter: str, time_ms: int, hour: int) -> None:
+        self._adopt(meter, time_ms)
+        if meter != VILLAGE:
+            log.warning("learned_out_of_step meter=%s: no reading from then; its present silence begins anew", meter)
+            self.watches[meter].begin_anew(time_ms, hour)
 
     def _adopt(self, meter: str, time_ms: int) -> None:
         kept = self._resume.pop(meter)
@@ -193,6 +207,16 @@ class Past:
         watch = self.watches.get(meter or "")
         if watch is not None:
             watch.limit.skip()
+
+
+def _new_watch(rule: Rule) -> Watch:
+    return Watch(
+        window_ms=rule.window_ms,
+        threshold_ml=rule.threshold_ml,
+        step_ml=rule.step_ml,
+        cost_h=rule.cost_h,
+        cold_h=rule.cold_h,
+    )
 
 
 def is_readable(kept: Learned) -> bool:

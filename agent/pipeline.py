@@ -10,13 +10,13 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from agent.judge import Judge
+from agent.judge import Judge, Verdict
 from agent.past import VILLAGE
-from agent.timeline import anchors_of
+from agent.timeline import Anchor, Timeline, anchors_of
 from gateway.store import HourlyValue, Learned, Store, StoreDamaged, StoreError
 from protocols.absence import Absence
 from protocols.contract import AlertBody, Ending
-from protocols.reading import ClockTrust, Reading
+from protocols.reading import ClockTrust, Moment, Reading
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -89,6 +89,8 @@ class Pipeline:
                 if batch is None:
                     stopping = True
                 elif isinstance(batch, _Errand):
+                    if self._readings or self._steps:
+                        await self._commit(stopping=False)  # what is said of an episode must not be older than its note
                     await batch.run()
                 else:
                     await self._take(batch)
@@ -113,12 +115,13 @@ class Pipeline:
 
         await self._errand(declare)
 
-    async def end_absence(self, meter: str, *, by: Ending, wall_ms: int) -> Absence | None:
+    async def end_absence(self, meter: str, *, by: Ending, at: Moment) -> Absence | None:
         """Expect somebody again; return the absence that ended, None where there was none. Raises StoreError."""
 
         async def end() -> Absence | None:
             with self._judge.absences.unless_failing(meter):
-                ended = self._judge.absences.end(meter, wall_ms, by=by)
+                is_dated = at.trust is ClockTrust.SYNCED
+                ended = self._judge.absences.end(meter, at.wall_ms, by=by, is_dated=is_dated)
                 if ended is not None:
                     await self._store(lambda store: store.put_absence(ended))
             if ended is not None:
@@ -135,6 +138,10 @@ class Pipeline:
             if episode is None or not await self._store(lambda store: store.note_episode(episode)):
                 return False
             self._judge.note(episode)
+            if episode.meter is not None:
+                # A silence in which somebody was helped is not to be learned, not even after a power cut.
+                learned = self._judge.learned([episode.meter])
+                await self._store(lambda store: store.commit([], [], learned))
             return True
 
         return await self._errand(keep)
@@ -159,7 +166,7 @@ class Pipeline:
         if any(self._judge.wants_replay(reading.at) for reading in batch):
             await self._date_anew(batch)
         for reading in batch:
-            verdict = self._judge.feed(reading)
+            verdict = self._verdict(reading)
             self._readings.append(verdict.reading)
             self._steps += verdict.steps
             self._ended += verdict.ended
@@ -170,6 +177,13 @@ class Pipeline:
             for future in self._awaited.pop(reading.meter, ()):
                 if not future.done():
                     future.set_result(verdict.reading)
+
+    def _verdict(self, reading: Reading) -> Verdict:
+        try:
+            return self._judge.feed(reading)
+        except Exception:
+            log.exception("judging_failed meter=%s: the reading is kept; please report it", reading.meter)
+            return Verdict(reading=reading)
 
     async def _date_anew(self, batch: Sequence[Reading]) -> None:
         try:
@@ -266,13 +280,13 @@ def _log_step(step: AlertBody) -> None:
 
 def _replay(judge: Judge, store: Store, *, pending: Sequence[Reading], news: Sequence[Reading]) -> None:
     anchors = anchors_of(itertools.chain(store.moments(), (reading.at for reading in (*pending, *news))))
-    judge.replay(itertools.chain(store.history(), pending), anchors, store.learned(), _hourly_before(store))
+    judge.replay(itertools.chain(store.history(), pending), anchors, store.learned(), _hourly_before(store, anchors))
 
 
-def _hourly_before(store: Store) -> Iterator[HourlyValue]:
-    """Yield the hourly values that lie before the history, where the clock says so."""
+def _hourly_before(store: Store, anchors: dict[str, Anchor]) -> Iterator[HourlyValue]:
+    """Yield the hourly values that lie before the history on its axis, where the clock says so."""
     first = next(store.history(), None)
     if first is not None and first.at.trust is ClockTrust.SYNCED:
         # An hour is left out: the clock may have been corrected a little since.
-        last_hour = first.at.wall_ms // 3_600_000 - 2
+        last_hour = Timeline(dict(anchors)).place(first.at) // 3_600_000 - 2
         yield from itertools.takewhile(lambda value: value.hour <= last_hour, store.hourly())

@@ -4,7 +4,10 @@ A Modbus answer does not say which request it answers. A meter (or a serial serv
 timeout is therefore one answer behind, for one exchange or for ever: each request gets, in time, the answer to the one
 before. What saves us is counting. Answers come in the order of the requests, and one at most to each. So:
 
+    we begin                         our predecessor's last request may still be answered: one is outstanding
     a request fails                  it may still be answered: one more is outstanding
+    an exception comes that the      the same: it is busy, or a gateway on the way gave up and the meter has not
+    request does not explain
     a query, n outstanding           is asked until n + 1 answers came; only the last of them counts. It cannot be the
                                      answer to any of the n, so it is the answer to this query, asked in this read
     the read is complete             listen once more: whatever comes now proves that the meter may be behind. Silence
@@ -17,10 +20,12 @@ before. What saves us is counting. Answers come in the order of the requests, an
     asked      Q1 ........ timeout | Q2 .......... | Q3 .......... timeout     n = 1 after Q1, so two answers are needed
     answered                       :      A1 (late):                     A2    A1 is dropped, A2 came too late: no value
 
-CJ/T 188 and Modbus TCP need none of this: their answers repeat the number of the request. M-Bus needs no decoy: a byte
-acknowledges a reset or a selection, data come as a telegram, and neither is taken for the other. With n outstanding the
-reset is asked until n + 1 acknowledgements came. Whoever is up to n behind answers the data request after them with one
-more of those; what is a telegram answers this very request, and the failures are forgiven.
+Modbus TCP is counted like the rest: the transaction in an answer vouches for the gateway, which may take the meter's
+answer from a buffer that is one behind. CJ/T 188 needs none of this: its answers repeat the number of the request, and
+it is the meter that does so. M-Bus needs no decoy: a byte acknowledges a reset or a selection, data come as a telegram,
+and neither is taken for the other. With n outstanding the reset is asked until n + 1 acknowledgements came. Whoever is
+up to n behind answers the data request after them with one more of those; what is a telegram answers this very request,
+and the failures are forgiven.
 
 Where the checksum is a sum of eight bits (CJ/T 188, M-Bus, Modbus ASCII), one damage in some 250 passes it, and digits
 in place of digits pass every other check. There a total counts when two answers in a row said the same, the last one of
@@ -32,13 +37,14 @@ none comes it may still be answered, like any other that failed.
 """
 
 import contextlib
+import random
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from gateway import modbus_master
 from gateway.line import Line
-from protocols import mbus, modbus
+from protocols import cjt188, cjt188_dialogue, mbus, modbus
 from protocols.errors import Garbled, MeterFault, MeterRefused, NoResponse, PortLost, WrongAnswer
 from protocols.profile import Dialogue, Profile, Query
 from protocols.reading import Measurement
@@ -60,20 +66,36 @@ ANSWERS_MAX: Final = 5
 # What can flow within three answers, with much to spare: 1 m3 in two seconds is six times what a DN200 meter takes.
 MOVES_ML_MAX: Final = 1_000_000
 _REPEATABLE: Final = (NoResponse, Garbled, WrongAnswer)
-# These depend on the request alone, so a request that was just answered normally does not bring them: the decoy does.
-# Any other ("busy", "gateway target failed") may be the held-back answer to an earlier request.
-_REFUSALS_OF_DECOY: Final = (modbus.ILLEGAL_FUNCTION, modbus.ILLEGAL_DATA_ADDRESS, modbus.ILLEGAL_DATA_VALUE)
+# These exceptions depend on the request alone: they are the meter's answer to it, and a request that was just answered
+# normally does not bring them, but the decoy does. After any other ("acknowledge", "busy", "gateway target failed to
+# respond") the answer itself may still come; and it may be the held-back answer to an earlier request.
+_EXPLAINED_BY_REQUEST: Final = (modbus.ILLEGAL_FUNCTION, modbus.ILLEGAL_DATA_ADDRESS, modbus.ILLEGAL_DATA_VALUE)
+_NOBODY_KNOWS_WHEN: Final = float("-inf")
 
 
 class MeterReader:
     """One meter on a line. Used by the line's owner thread alone."""
 
-    def __init__(self, *, profile: Profile, address: Any, timeout_ms: int, retries: int) -> None:
+    def __init__(
+        self,
+        *,
+        profile: Profile,
+        address: Any,
+        timeout_ms: int,
+        retries: int,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        """`chance` is from 0 up to 1: a new process must not number its requests as the one before did."""
+        if isinstance(address, cjt188_dialogue.Station):
+            address.count_from(int(chance() * 0x100))
         self._profile = profile
         self._address = address
         self._timeout_ms = timeout_ms
         self._retries = retries
-        self._outstanding: deque[float] = deque(maxlen=OUTSTANDING_MAX)  # when requests failed
+        # When requests failed. Who was here before us may have left one, and a serial server be one behind since then.
+        self._outstanding: deque[float] = deque(maxlen=OUTSTANDING_MAX)
+        if not isinstance(address, cjt188_dialogue.Station):
+            self._outstanding.append(_NOBODY_KNOWS_WHEN)
         self._forgiven_at: float | None = None  # when those before a good read count no more
         self._decoy_at = float("-inf")  # no decoy before
         self._awake_at = float("-inf")  # when the meter last answered
@@ -144,7 +166,7 @@ class MeterReader:
 
     def _exchange(self, line: Line, query: Query) -> bytes:
         with self._account(line, query):
-            if _names_request(line, query):
+            if _is_named_in_answer(query):
                 return self._ask(line, query, timeout_ms=self._timeout_ms)
             if not isinstance(query, mbus.Request) or not query.wants_data:
                 return self._fresh_answer(line, query)
@@ -154,9 +176,12 @@ class MeterReader:
 
     def _ask(self, line: Line, query: Query, *, timeout_ms: int) -> bytes:
         line.rest(self._profile.timing.turnaround_ms / 1000)
-        if isinstance(query, modbus.ReadRequest):
-            return modbus_master.exchange(line, query, timeout_ms=timeout_ms)
-        return line.exchange(query, timeout_ms=timeout_ms)
+        if not isinstance(query, modbus.ReadRequest):
+            return line.exchange(query, timeout_ms=timeout_ms)
+        frame = modbus_master.exchange(line, query, timeout_ms=timeout_ms)
+        if _leaves_open(query, frame):
+            self._note_failure(line)
+        return frame
 
     @contextlib.contextmanager
     def _account(self, line: Line, query: Query) -> Iterator[None]:
@@ -166,10 +191,13 @@ class MeterReader:
         except (*_REPEATABLE, PortLost) as error:
             # After a lost port: that one request may have left; while the port is away no other does.
             is_new = not isinstance(error, PortLost) or not self._outstanding
-            if is_new and not _names_request(line, query):
-                self._outstanding.append(line.now_s())
-                self._forgiven_at = None
+            if is_new and not _is_named_in_answer(query):
+                self._note_failure(line)
             raise
+
+    def _note_failure(self, line: Line) -> None:
+        self._outstanding.append(line.now_s())
+        self._forgiven_at = None
 
     def _fresh_answer(self, line: Line, request: Query) -> bytes:
         """Return an answer that cannot belong to an earlier request."""
@@ -179,8 +207,11 @@ class MeterReader:
         # Of those that are too old to be on their way one stays: a serial server may hold it back for ever.
         while len(self._outstanding) > 1 and line.now_s() - self._outstanding[1] > OUTSTANDING_S_MAX:
             self._outstanding.popleft()
+        outstanding = len(self._outstanding)
         frame = self._ask(line, request, timeout_ms=self._timeout_ms)
-        for _ in range(len(self._outstanding)):
+        for _ in range(outstanding):
+            if _leaves_open(request, frame):
+                break
             try:
                 frame = self._ask(line, request, timeout_ms=self._timeout_ms)
             except NoResponse as error:
@@ -219,17 +250,21 @@ class MeterReader:
                 "asked for another number of registers, it gave the answer to an earlier request: the meter, or a"
                 " serial server on the way, is one answer behind"
             ) from error
-        if frame[1] & 0x80 and frame[2] not in _REFUSALS_OF_DECOY:
+        if _leaves_open(decoy, frame):
+            self._decoy_at = line.now_s() + DECOY_PAUSE_S
             return False
         self._expect_silence(line, decoy)
         return True
 
 
-def _names_request(line: Line, query: Query) -> bool:
-    """Tell whether the answer will say which request it answers."""
-    if isinstance(query, modbus.ReadRequest):
-        return modbus_master.answers_name_request(line)
-    return not isinstance(query, mbus.Request)
+def _is_named_in_answer(query: Query) -> bool:
+    """Tell whether the meter says in its answer which request it answers."""
+    return isinstance(query, cjt188.Request)
+
+
+def _leaves_open(query: Query, frame: bytes) -> bool:
+    """Tell whether a frame is an exception after which the answer to a Modbus request may still come."""
+    return isinstance(query, modbus.ReadRequest) and bool(frame[1] & 0x80) and frame[2] not in _EXPLAINED_BY_REQUEST
 
 
 def _between(answers: list[Measurement]) -> Measurement | None:

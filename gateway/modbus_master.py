@@ -30,7 +30,6 @@ class _Framing(NamedTuple):
     query: Callable[[modbus.ReadRequest], Query]
     rtu_frame: Callable[[bytes], bytes]
     mode: str | None
-    names_request: bool = False
     has_short_checksum: bool = False
 
 
@@ -47,7 +46,7 @@ _FRAMINGS: Final = {
     "ascii": _Framing(
         modbus_ascii.AsciiRequest, modbus_ascii.rtu_frame, minimalmodbus.MODE_ASCII, has_short_checksum=True
     ),
-    "tcp": _Framing(_tcp_request, modbus_tcp.rtu_frame, None, names_request=True),
+    "tcp": _Framing(_tcp_request, modbus_tcp.rtu_frame, None),
 }
 
 
@@ -104,11 +103,6 @@ def exchange(line: Line, request: modbus.ReadRequest, *, timeout_ms: int) -> byt
     frame = framing.rtu_frame(wire.frame)
     assert registers == modbus.decode_response(frame), frame.hex(" ")
     return frame
-
-
-def answers_name_request(line: Line) -> bool:
-    """Tell whether an answer on this line says which request it answers."""
-    return _FRAMINGS[line.settings.framing].names_request
 
 
 def has_short_checksum(line: Line) -> bool:

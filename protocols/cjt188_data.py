@@ -57,6 +57,9 @@ _DECIMALS: Final = {"flow": 4, "temperature": 2, "pressure": 2}
 
 # Some sleeping meters want a longer preamble than the four of the standard; 32 are 0.15 s at 2400 bit/s.
 PREAMBLE_BYTES_MAX: Final = 32
+# A radio modem's header and destination together; two or three bytes are usual. The shortest Modbus frame that writes
+# has eight.
+LEAD_BYTES_MAX: Final = 7
 
 
 class DiOrder(enum.StrEnum):
@@ -101,7 +104,8 @@ class Cjt188Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # The unit code of totals without one in their layout.
     unit: str | None = None
     di_order: DiOrder = DiOrder.HIGH_FIRST
-    meter_type: Annotated[int, msgspec.Meta(ge=0, le=0xFF)] = 0x10
+    # From 10H on the type cannot pass for the length of an M-Bus frame that would end within our request.
+    meter_type: Annotated[int, msgspec.Meta(ge=0x10, le=0xFF)] = 0x10
     preamble_bytes: Annotated[int, msgspec.Meta(ge=0, le=PREAMBLE_BYTES_MAX)] = 4
     tx_prefix: str = ""  # hexadecimal, before the preamble: a radio modem's header
     # Flags and their bits, such as battery_low = "ST0.2"; with "ST0.2 doubtful" or "ST0.2 stands" where the flag means
@@ -128,9 +132,10 @@ class Cjt188Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         if self.unit is None and not all(field.has_unit for field in totals):
             raise ValueError("a total without a unit code on the wire needs `unit`")
         try:
-            bytes.fromhex(self.tx_prefix)
+            lead = bytes.fromhex(self.tx_prefix)
         except ValueError:
             raise ValueError(f"tx_prefix {self.tx_prefix!r} is not hexadecimal") from None
+        check_lead(lead, what=f"tx_prefix {self.tx_prefix!r}")
         for flag, bit in self.status.items():
             check_name(flag)
             if not re.fullmatch(f"ST[01][.][0-7]( ({'|'.join(Effect)}))?", bit):
@@ -169,6 +174,18 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def flags(self) -> tuple[str, ...]:
         """The flags that the status raises."""
         return tuple(sorted(self.effects))
+
+
+def check_lead(lead: bytes, *, what: str) -> None:
+    """Raise ValueError where the bytes before a preamble could be, or begin, a frame that a meter obeys.
+
+    Nothing but our request to read may be found on the line: CJ/T 188 frames and those of M-Bus that write begin with
+    68, and Modbus frames that write are longer.
+    """
+    if len(lead) > LEAD_BYTES_MAX:
+        raise ValueError(f"{what} has {len(lead)} bytes; at most {LEAD_BYTES_MAX} may stand before the preamble")
+    if cjt188.START in lead:
+        raise ValueError(f"{what} holds a 68, with which a frame begins: set the modem to another address")
 
 
 @functools.cache
@@ -230,7 +247,7 @@ def decode(spec: Cjt188Spec, layout: tuple[str, ...], content: bytes) -> Record:
         clock=clock,
         clock_state=clock_state,
         status=status,
-        effects={} if status is None else _effects(spec, status),
+        effects={} if status is None or is_empty(status) else _effects(spec, status),
     )
 
 
@@ -330,6 +347,8 @@ def _total_ml(spec: Cjt188Spec, parts: _Parts) -> int | None:
     (total, total_unit), (fraction, fraction_unit) = parts["total"], parts["fraction"]
     if is_empty(total):
         return None
+    if is_empty(fraction):  # 99 99 99 may be digits, once in a million readings: that one is given up
+        raise MeterFault(f"the decimals of the total are empty ({fraction.hex(' ').upper()})")
     unit = fraction_unit if fraction_unit is not None else total_unit
     return _volume_ml(spec, "total", (fraction + total, unit))
 

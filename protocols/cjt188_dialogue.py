@@ -40,6 +40,10 @@ class Station:
     def __repr__(self) -> str:
         return f"{self.prefix.hex().upper()}:{self.address}" if self.prefix else self.address
 
+    def count_from(self, serial: int) -> None:
+        """Give the next request this SER. Whoever starts should choose it by chance: a late answer may name any."""
+        self._serial = (serial - 1) & 0xFF
+
     def next_serial(self) -> int:
         """Return the SER of the next request; counts modulo 256."""
         self._serial = (self._serial + 1) & 0xFF
@@ -98,7 +102,19 @@ def parse_address(text: str) -> Station:
             'a CJ/T 188 address has 14 digits, such as "00000805000001" (zeros in front of a shorter printed number); '
             'behind a radio modem "0005:00000805000001"; "AAAAAAAAAAAAAA" only where the line has a single meter'
         )
-    return Station(match[2], prefix=bytes.fromhex(match[1] or ""))
+    station = Station(match[2], prefix=bytes.fromhex(match[1] or ""))
+    _check_lead(station.prefix, what=f"the destination in {text!r}")
+    return station
+
+
+def parse_address_of(spec: Cjt188Spec, text: str) -> Station:
+    """Return the station with a configured address of such a meter. Raises ProfileError as `parse_address` does.
+
+    Raises it also where the profile's header and the destination before the address are too long together.
+    """
+    station = parse_address(text)
+    _check_lead(bytes.fromhex(spec.tx_prefix) + station.prefix, what=f"tx_prefix {spec.tx_prefix!r} and {text!r}")
+    return station
 
 
 def dialogue(spec: Cjt188Spec, station: Station) -> Generator[Request, bytes, Measurement]:
@@ -293,6 +309,13 @@ def _accept(found: bytes) -> Frame:
     if frame.is_abnormal:
         raise MeterRefused(f"abnormal answer, control {frame.control:02X}, ST {frame.content.hex(' ').upper()}")
     return frame
+
+
+def _check_lead(lead: bytes, *, what: str) -> None:
+    try:
+        cjt188_data.check_lead(lead, what=what)
+    except ValueError as error:
+        raise ProfileError(str(error)) from None
 
 
 def _orders(spec: Cjt188Spec) -> tuple[DiOrder, ...]:

@@ -2,8 +2,9 @@
 
     transaction(2)  protocol(2) = 0  length(2)  unit  PDU           length counts from the unit on
 
-The answer repeats the transaction of its request. That is what RTU lacks: a late answer names another transaction and
-is dropped, so nothing needs to be counted or asked twice. There is no checksum; TCP has one.
+The answer repeats the transaction of its request, so an answer that is late on the network is dropped here. It says
+nothing about the meter behind a gateway: `gateway.meters` counts answers as on a serial line. There is no checksum; TCP
+has one.
 """
 
 from typing import Final

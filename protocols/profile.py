@@ -25,6 +25,8 @@ from protocols import cjt188_data, cjt188_dialogue, mbus_data, mbus_dialogue, re
 from protocols.errors import MeterError, ProfileError, ShuiwangError
 from protocols.reading import Measurement
 
+# A hundred times the longest one that we have.
+PROFILE_BYTES_MAX: Final = 1024 * 1024
 PROFILE_NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]*\Z"  # `$` would let a line break pass
 
 
@@ -154,6 +156,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
     "cjt188": Protocol(
         spec=cjt188_data.Cjt188Spec,
         parse_address=cjt188_dialogue.parse_address,
+        parse_address_of=cjt188_dialogue.parse_address_of,
         dialogue=cjt188_dialogue.dialogue,
         decode_case=cjt188_dialogue.decode_case,
     ),
@@ -205,13 +208,7 @@ def load(name_or_path: str, *, relative_to: Path | None = None) -> Profile:
     """
     if "/" in name_or_path or name_or_path.endswith(".toml"):
         path = (relative_to or Path()) / name_or_path
-        try:
-            text = path.read_text(encoding="utf-8-sig")  # Windows editors put a byte order mark before it
-        except UnicodeDecodeError as error:
-            raise ProfileError(f"{path}: is not UTF-8 text; save it as UTF-8: {error}") from error
-        except (OSError, ValueError) as error:
-            raise ProfileError(f"{path}: cannot be read: {error}") from error
-        return parse(text, where=str(path))
+        return parse(_text_of(path), where=str(path))
     known = built_in_names()
     if name_or_path not in known:
         hint = _did_you_mean(name_or_path, known)
@@ -249,6 +246,22 @@ def parse(text: str, *, where: str) -> Profile:
     for number, case in enumerate(profile.cases, 1):
         _prove(profile, case, f"{where}: test {number}")
     return profile
+
+
+def _text_of(path: Path) -> str:
+    """Return what a profile's file says. Raises ProfileError, also for what never ends (a device, a pipe)."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ProfileError(f"{path}: cannot be read: it is no file")
+        with path.open("rb") as file:
+            data = file.read(PROFILE_BYTES_MAX + 1)
+        if len(data) > PROFILE_BYTES_MAX:
+            raise ProfileError(f"{path}: is larger than {PROFILE_BYTES_MAX // 1024} KiB; it is no profile")
+        return data.decode("utf-8-sig")  # Windows editors put a byte order mark before it
+    except UnicodeDecodeError as error:
+        raise ProfileError(f"{path}: is not UTF-8 text; save it as UTF-8: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ProfileError(f"{path}: cannot be read: {error}") from error
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:

@@ -12,9 +12,10 @@ import msgspec
 
 from agent.backtest.homes import Home
 from agent.backtest.moments import LocalClock
+from agent.backtest.pricing import expected_reds, suitable_cost_h
 from agent.backtest.replay import Replay
 from agent.backtest.rules import RuleSet
-from agent.backtest.score import RED, YELLOW, Figures, figures_of, score
+from agent.backtest.score import MONTH_H, RED, YELLOW, Figures, figures_of, score
 from agent.backtest.stops import Delays, choose, simulate
 from agent.detection.limit import COST_H, LEARN_MIN
 from agent.detection.watch import DAY_MS, HOUR_MS, STANDS
@@ -28,7 +29,6 @@ STOPS: Final = 100
 SEED: Final = 1
 COSTS_H: Final = (400, COST_H, 4_000)
 VOLUME_WINDOW_MS: Final = 12 * HOUR_MS
-RED_MAX: Final = 1  # red alerts in 30 days that a village can answer for one home: each sends somebody to the door
 TOLERABLE_STANDING: Final = 0.05  # a county's rule that stands no longer needs no finer one
 SLOWER_H: Final = 1  # that much later red may come for the sake of less yellow
 
@@ -37,7 +37,9 @@ class RuleAdvice(msgspec.Struct, frozen=True, kw_only=True):
     """What one rule would have done.
 
     `level` is the one that counts for it; `judged` is false where the register's steps are coarser than its threshold.
-    Hours are those from a stop at a random moment to the alert. `red_cost_h` is that of a home's own limit.
+    Hours are those from a stop at a random moment to the alert. `red_cost_h` is that of a home's own limit; of such a
+    rule `past_reds` counts the red alerts while somebody was at home in `Advice.past_months`, and `expected_reds` are
+    those of a month to come.
     """
 
     name: str
@@ -51,6 +53,8 @@ class RuleAdvice(msgspec.Struct, frozen=True, kw_only=True):
     median_h: float | None
     p90_h: float | None
     missed: int
+    past_reds: int | None = None
+    expected_reds: float | None = None
 
 
 class Finer(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +95,9 @@ class Recommended(msgspec.Struct, frozen=True, kw_only=True):
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
     """One home: what it is like, what each rule would have done, what suits it.
 
-    `limits_h` is the home's own limit by the local hour at which its silences began, as last set.
+    `limits_h` is the home's own limit by the local hour at which its silences began, as last set. `past_months` is the
+    time at home from which the price of red is judged: all but the days that taught. `recommended` is None where the
+    month saw no real use: nothing suits a home in which nobody is.
     """
 
     meter: str
@@ -108,9 +114,10 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
     leaks: int
     absences: int
     learned: bool
+    past_months: float
     limits_h: dict[int, int]
     rules: tuple[RuleAdvice, ...]
-    recommended: Recommended
+    recommended: Recommended | None
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,17 +157,20 @@ def advise(home: Home, *, clock: LocalClock, ordered: RuleSet) -> Advice | None:
     since_ms = max(home.times[0], end_ms - MONTH_DAYS * DAY_MS)
     month_days = (end_ms - since_ms) / DAY_MS
     month = _Month(home, clock=clock, since_ms=since_ms)
-    rules, replays, scores = [], {}, {}
-    for candidate in candidates(ordered):
-        replay, figures = month.replay(candidate.rule)
-        replays[candidate.rule.name], scores[candidate.rule.name] = replay, figures
-        rules.append(_rule_advice(candidate, replay, figures))
-    own = replays[f"own limit, red_cost_h {ordered.cost_h}"]
-    watch, figures = own.alarm.watch, scores[own.rule.name]
+    replays = {candidate.rule.name: month.replay(candidate.rule) for candidate in candidates(ordered)}
+    own, figures = replays[f"own limit, red_cost_h {ordered.cost_h}"]
+    taught_ms = home.times[0] + LEARN_DAYS * DAY_MS
+    past_months = months_at_home(home, own.tally.absences, since_ms=taught_ms)
+    rules = [
+        _rule_advice(candidate, *replays[candidate.rule.name], taught_ms=taught_ms, past_months=past_months)
+        for candidate in candidates(ordered)
+    ]
+    watch = own.alarm.watch
     volumes = _window_volumes(home, own, since_ms=since_ms)
-    cost_h = _cost_h(ordered, rules, learned=watch.limit.learned, month_days=month_days)
-    finer = _finer(month, ordered, rules, cost_h=cost_h) if month_days >= LEARN_DAYS else None
     used_ml = _used_ml(home, own, since_ms=since_ms)
+    recommended = None
+    if sum(own.tally.home_ms) > 0:
+        recommended = _recommended(month, ordered, rules, past_months=past_months, month_days=month_days)
     return Advice(
         meter=home.meter,
         begins=clock.instant(home.times[0]),
@@ -176,10 +186,27 @@ def advise(home: Home, *, clock: LocalClock, ordered: RuleSet) -> Advice | None:
         leaks=figures.others["leak"],
         absences=len([end for _, end in own.tally.absences if end > since_ms]),
         learned=watch.limit.learned,
+        past_months=round(past_months, 2),
         limits_h=_limits_h(own),
         rules=tuple(rules),
-        recommended=Recommended(red_cost_h=cost_h, finer=finer),
+        recommended=recommended,
     )
+
+
+def reds_since(replay: Replay, since_ms: int) -> int:
+    """Count the red alerts of a replay, closed, that came after a time and while somebody was at home."""
+    return sum(episode.red_ms is not None and episode.red_ms > since_ms and not episode.absence for episode in replay.episodes)
+
+
+def months_at_home(home: Home, absences: Sequence[tuple[int, int]], *, since_ms: int) -> float:
+    """Return the months after a time, absences aside; a gap in the readings counts as one usual interval."""
+    interval_ms = home.interval_ms
+    home_ms = 0
+    for earlier_ms, later_ms in zip(home.times, home.times[1:], strict=False):
+        if later_ms > since_ms and not any(begin_ms < later_ms <= end_ms for begin_ms, end_ms in absences):
+            gap_ms = later_ms - earlier_ms
+            home_ms += gap_ms if gap_ms <= 2 * interval_ms else interval_ms
+    return home_ms / (MONTH_H * HOUR_MS)
 
 
 class _Month:
@@ -201,6 +228,15 @@ class _Month:
                 simulate(replay, time_ms=time_ms, interval_ms=interval_ms, clock=self._clock, yellow=yellow, red=red)
         replay.close()
         return replay, figures_of(score(replay, since_ms=self._since_ms, yellow=yellow, red=red))
+
+
+def _recommended(
+    month: _Month, ordered: RuleSet, rules: Sequence[RuleAdvice], *, past_months: float, month_days: float
+) -> Recommended:
+    reds = {rule.red_cost_h: rule.past_reds or 0 for rule in rules if rule.red_cost_h is not None}
+    cost_h = suitable_cost_h(reds, months=past_months, configured=ordered.cost_h)
+    finer = _finer(month, ordered, rules, cost_h=cost_h) if month_days >= LEARN_DAYS else None
+    return Recommended(red_cost_h=cost_h, finer=finer)
 
 
 def _finer(month: _Month, ordered: RuleSet, rules: Sequence[RuleAdvice], *, cost_h: int) -> Finer | None:
@@ -245,14 +281,21 @@ def _tail(home: Home) -> Home:
     return tail
 
 
-def _rule_advice(candidate: Candidate, replay: Replay, figures: Figures) -> RuleAdvice:
+def _rule_advice(
+    candidate: Candidate, replay: Replay, figures: Figures, *, taught_ms: int, past_months: float
+) -> RuleAdvice:
     level = candidate.level
     delays = figures.delays[level] if figures.delays else None
+    cost_h = candidate.rule.cost_h if level == RED and candidate.rule.fixed_h is None else None
+    past_reds = None if cost_h is None else reds_since(replay, taught_ms)
+    expected = None
+    if cost_h is not None and past_reds is not None:
+        expected = round(expected_reds(cost_h, reds=past_reds, months=past_months), 2)
     return RuleAdvice(
         name=candidate.rule.name,
         level=level,
         as_ordered=candidate.as_ordered,
-        red_cost_h=candidate.rule.cost_h if level == RED and candidate.rule.fixed_h is None else None,
+        red_cost_h=cost_h,
         judged=level == RED or not replay.alarm.watch.is_refused,
         alerts=figures.alerts[level],
         absence_alerts=figures.absence_alerts[level],
@@ -260,6 +303,8 @@ def _rule_advice(candidate: Candidate, replay: Replay, figures: Figures) -> Rule
         median_h=delays.median_h if delays else None,
         p90_h=delays.p90_h if delays else None,
         missed=delays.missed if delays else 0,
+        past_reds=past_reds,
+        expected_reds=expected,
     )
 
 
@@ -288,17 +333,3 @@ def _used_ml(home: Home, replay: Replay, *, since_ms: int) -> int:
     trace = replay.trace
     assert trace is not None
     return trace.total_ml[-1] - trace.total_ml[max(0, bisect_right(home.times, since_ms) - 1)]
-
-
-def _cost_h(ordered: RuleSet, rules: Sequence[RuleAdvice], *, learned: bool, month_days: float) -> int:
-    """Return the price of a false red alert that suits this home.
-
-    One month says little, so what is configured stands unless this home speaks clearly: cheaper only where not one red
-    alert would have come in a whole month, dearer where more than `RED_MAX` came.
-    """
-    if not learned or month_days < MONTH_DAYS - 1:
-        return ordered.cost_h
-    red = {rule.red_cost_h: rule.alerts for rule in rules if rule.red_cost_h is not None}
-    if red[ordered.cost_h] > RED_MAX:
-        return min((cost for cost in red if cost >= ordered.cost_h), key=lambda cost: (max(red[cost], RED_MAX), cost))
-    return next(cost for cost in sorted(red) if cost == ordered.cost_h or (cost < ordered.cost_h and red[cost] == 0))

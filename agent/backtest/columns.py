@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from agent.backtest.problems import InputProblem
+from agent.backtest.problems import InputProblem, brief
 
 CUMULATIVE, INTERVAL = "cumulative", "interval"
 TIMESTAMP, METER, LITRES = "timestamp", "meter", "litres"
@@ -54,7 +54,7 @@ def layout(header: Sequence[str], *, place: str, columns: Columns | None, values
         if names.count(name) != 1:
             what = "is there twice" if name in names else "is missing"
             raise InputProblem(
-                f"{place}: the column {name!r} {what}; the header is {','.join(names)!r}."
+                f"{place}: the column {name!r} {what}; the header is {brief(','.join(names))!r}."
                 " --columns TIMESTAMP,METER,LITRES names others"
             )
     told = TOLD_BY_NAME.get(columns.litres)

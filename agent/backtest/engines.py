@@ -52,7 +52,7 @@ def run_on_cluster(parts: Sequence[Part], job: Job, *, address: str, jobs: int) 
     try:
         if address == "local":
             cluster = distributed.LocalCluster(
-                n_workers=jobs, threads_per_worker=1, dashboard_address=None, silence_logs=50
+                n_workers=jobs, threads_per_worker=1, dashboard_address=":0", silence_logs=50
             )
         try:
             client = distributed.Client(cluster or address, timeout=CLUSTER_WAIT_S)

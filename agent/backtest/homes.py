@@ -7,7 +7,7 @@ from typing import Final
 
 from agent.backtest.columns import INTERVAL
 from agent.backtest.moments import BadTime, LocalClock
-from agent.backtest.problems import BadRows
+from agent.backtest.problems import BadRows, brief
 from agent.backtest.tables import Row
 
 LITRE_ML: Final = 1_000
@@ -66,8 +66,8 @@ def gather(
         if time_ms < before_ms:
             bad.add(
                 place(number),
-                f"meter {meter} goes back in time, from {clock.local(before_ms)} to {timestamp}: the rows of a meter"
-                " must be sorted by time (and --timezone be that of the file)",
+                f"meter {brief(meter)} goes back in time, from {clock.local(before_ms)} to {brief(timestamp)}: the rows of a"
+                " meter must be sorted by time (and --timezone be that of the file)",
             )
             continue
         if values == INTERVAL:
@@ -75,7 +75,7 @@ def gather(
         elif value_ml < 0:
             bad.add(
                 place(number),
-                f"a register of {litres} L: no register is below 0. For use since the row before: --values interval",
+                f"a register of {brief(litres)} L: no register is below 0. For use since the row before: --values interval",
             )
             continue
         home.times.append(time_ms)
@@ -95,7 +95,7 @@ def millilitres(litres: str) -> int:
     try:
         volume = Decimal(litres.strip()) * LITRE_ML
     except InvalidOperation:
-        raise BadVolume(f"{litres!r} is no number of litres") from None
+        raise BadVolume(f"{brief(litres)!r} is no number of litres") from None
     if not volume.is_finite() or abs(volume) > VOLUME_ML_MAX:
-        raise BadVolume(f"{litres!r} is no number of litres that a meter can show")
+        raise BadVolume(f"{brief(litres)!r} is no number of litres that a meter can show")
     return int(volume.to_integral_value())

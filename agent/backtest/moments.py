@@ -5,12 +5,16 @@ import functools
 import zoneinfo
 from typing import Final
 
-from agent.backtest.problems import InputProblem
+from agent.backtest.problems import InputProblem, brief
 
 QUARTER_MS: Final = 900_000  # no zone's offset changes within a quarter of an hour
 HOURS_KEPT: Final = 50_000  # six years of hours whose offset is remembered
 UNPLAIN: Final = -1 << 62  # an hour within which the offset changes, or no hour at all
 SHORTEST: Final = len("2016-03-01T00:53")
+LONGEST_OFFSET: Final = len("+08:00:00")
+# No register was read by machines before, and a clock that was never set says 1970. The calendar's first and last days
+# cannot even be converted to another zone.
+FIRST_YEAR, LAST_YEAR = 1980, 2199
 
 
 class BadTime(ValueError):
@@ -64,11 +68,15 @@ class LocalClock:
 
     def _remember(self, hour: str, offset: str) -> int:
         """Note when an hour, `2016-03-01T00` and perhaps `Z`, starts; UNPLAIN where that does not settle it."""
+        if len(offset) > LONGEST_OFFSET:
+            return UNPLAIN  # not noted: what is long is wrong, and every row may have another
         try:
             start = datetime.datetime.fromisoformat(f"{hour}:00:00{offset}")
         except ValueError:
             start_ms = UNPLAIN
         else:
+            if not FIRST_YEAR <= start.year <= LAST_YEAR:
+                return self._note(hour + offset, UNPLAIN)
             if start.tzinfo is not None:
                 return self._note(hour + offset, _ms(start))
             quarters = [start + datetime.timedelta(minutes=minutes) for minutes in (0, 15, 30, 45)]
@@ -86,16 +94,20 @@ class LocalClock:
         try:
             moment = datetime.datetime.fromisoformat(text)
         except ValueError:
-            raise BadTime(f"{text!r} is no time; it should read like 2016-03-01T00:53:08 or end in an offset") from None
+            raise BadTime(
+                f"{brief(text)!r} is no time; it should read like 2016-03-01T00:53:08 or end in an offset"
+            ) from None
         if len(text) < SHORTEST:
             raise BadTime(f"{text!r} has no time of day; it should read like 2016-03-01T00:53:08")
+        if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+            raise BadTime(f"{brief(text)!r}: the year should be {FIRST_YEAR} to {LAST_YEAR}")
         if moment.tzinfo is not None:
             return _ms(moment)
         local = moment.replace(tzinfo=self._zone)
         time_ms = _ms(local)
         if self.local(time_ms) != moment:
             raise BadTime(
-                f"{text} does not exist in {self._timezone}: the clocks skip it. Times without summer time need a zone"
+                f"{brief(text)} does not exist in {self._timezone}: the clocks skip it. Times without summer time need a zone"
                 " without it, such as Etc/GMT-1"
             )
         return _ms(local.replace(fold=1)) if time_ms <= after_ms else time_ms

@@ -7,6 +7,8 @@ from protocols.errors import ShuiwangError
 
 # Bad rows that are kept word for word when they are counted instead of refused.
 BAD_ROWS_SHOWN: Final = 5
+# The longest value that is told whole: more than any time or register has, and one line stays one line.
+SHOWN_CHARACTERS: Final = 60
 EXTRA: Final = "pip install 'shuiwang[backtest]'"
 
 
@@ -34,6 +36,11 @@ class BadRows:
         """Add what another part of the work has counted."""
         self.count += other.count
         self.first = [*self.first, *other.first][:BAD_ROWS_SHOWN]
+
+
+def brief(text: str) -> str:
+    """Return a text of a file as a message tells it: shortened where it is long."""
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}… ({len(text):,} characters)"
 
 
 def require(module: str, purpose: str) -> None:

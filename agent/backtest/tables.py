@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from agent.backtest.columns import Columns, layout
-from agent.backtest.problems import BadRows, InputProblem, require
+from agent.backtest.problems import BadRows, InputProblem, brief, require
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -75,7 +75,7 @@ class Table:
                     yield reader.line_num, name, row[timestamp], row[litres]
                 except IndexError:
                     if row:  # an empty line is no row
-                        self._bad.add(self.place(reader.line_num), f"only {len(row)} columns: {','.join(row)!r}")
+                        self._bad.add(self.place(reader.line_num), f"only {len(row)} columns: {brief(','.join(row))!r}")
 
     def _parquet_header(self) -> list[str]:
         require("pyarrow", "a Parquet file")
@@ -92,13 +92,26 @@ class Table:
             names = file.schema_arrow.names
             wanted = [names[index] for index in (found.timestamp, found.meter, found.litres) if index is not None]
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
-                stamps = _texts(pyarrow, batch.column(names[found.timestamp]))
-                litres = _texts(pyarrow, batch.column(names[found.litres]))
+                stamps = self._texts(batch, names[found.timestamp], number=number)
+                litres = self._texts(batch, names[found.litres], number=number)
                 meters = [name_of(self.path)] * len(litres)
                 if found.meter is not None:
-                    meters = _texts(pyarrow, batch.column(names[found.meter]))
+                    meters = self._texts(batch, names[found.meter], number=number)
                 yield from zip(range(number, number + len(litres)), meters, stamps, litres, strict=True)
                 number += len(litres)
+
+    def _texts(self, batch: Any, column: str, *, number: int) -> list[str]:
+        """Return a column of a batch whose first row is `number`. Raises InputProblem for lists and the like."""
+        import pyarrow
+
+        try:
+            return _texts(pyarrow, batch.column(column))
+        except pyarrow.ArrowNotImplementedError:
+            kind = brief(str(batch.column(column).type))
+            raise InputProblem(
+                f"{self.place(number)}: the column {column!r} holds {kind}; it should hold one value a row: a text, a"
+                " number or a time"
+            ) from None
 
 
 def name_of(path: Path) -> str:

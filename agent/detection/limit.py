@@ -214,7 +214,7 @@ class HomeLimit:
             raise ValueError("cold_h must be 6 to 24")
         if not COST_MIN_H <= cost_h <= COST_MAX_H:
             raise ValueError("cost_h must be 50 to 8000")
-        self.cost_h = cost_h
+        self.cost_h, self.cold_h = cost_h, cold_h
         self._counts = array("H", [0] * (HOURS * LENGTHS))
         self._limits = bytearray([cold_h] * HOURS)
         self._relearn_at = self._began_at = self._read_at = NEVER
@@ -290,6 +290,16 @@ class HomeLimit:
             share = UNIT if length_h > 0 else UNIT * min(span_min, 60) // 60
             self._counts[i] = min(self._counts[i] + share, COUNT_MAX)
         self._learns = True
+
+    def settle(self, *, cost_h: int, cold_h: int) -> None:
+        """Go on under another price and another fixed limit, from now on and with all that is known."""
+        repriced = cost_h != self.cost_h
+        self.cost_h, self.cold_h = cost_h, cold_h
+        for hour in range(HOURS):
+            if not self.learned:
+                self._limits[hour] = cold_h
+            elif repriced:
+                self._limits[hour] = self._cheapest_h(hour)
 
     def _relearn(self) -> None:
         for hour in range(HOURS):

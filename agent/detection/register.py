@@ -103,6 +103,18 @@ class Register:
         return self._top
 
     @property
+    def finest(self) -> int:
+        """The step that the movements so far allow; 0 before three of them."""
+        return self._divisor if self._moves > 2 else 0
+
+    def reaches(self, time_ms: int, value_ml: int) -> bool:
+        """Tell whether so much can have run up to that time."""
+        if self._now == NEVER:
+            return False
+        self._now = max(time_ms, self._now)
+        return 0 <= value_ml - self._top <= self._reach(self._at)
+
+    @property
     def reverse(self) -> bool:
         """Whether the register runs backward, step by step."""
         return self._falls >= FALLS and self._crest - self._shown > max(WAVER_ML, self.step)

@@ -6,11 +6,13 @@
 
 The rules:
 
-1. A reading that is held or set aside (`Register`) decides nothing.
+1. A reading that is held or set aside (`Register`) decides nothing. A rise of more than 30 L within the hour may be a
+   torn or a false value; it waits for the next reading, and is judged then, at its own time, unless the register is
+   back where it was. So no single reading ends a silence by such a leap.
 2. Red is "limit": the home's own limit is reached, and what ran in the window above the leak is below the county's
    threshold; so a leak hides no fall. Red is "day": no real use for 24 hours, whatever else there is.
 3. While nobody is expected (an absence), no silence counts. It ends with its time or with real use, whichever is first;
-   the silence then begins there, and the county's rule speaks once its whole window lies after it.
+   the silence then begins there, and the county's rule holds once its whole window lies after it.
 4. A threshold finer than the register's steps cannot be judged (`is_refused`): the county's rule is UNSURE, and red
    needs the home's limit alone. A register that counts in steps above 20 L may stand still for a day in a home where
    all is well, so it never turns red (`is_blind`).
@@ -21,7 +23,7 @@ Portable: also runs on MicroPython, from the same folders. Times are millisecond
 import struct
 
 from agent.detection.limit import COLD_H, COST_H, DAY_MIN, EARLY_MIN, ML_MAX, NEVER, HomeLimit, RealUse
-from agent.detection.register import METER_SWAP, REGISTER_RESET, RETURNED, ROLLOVER, SET_BACK, Register
+from agent.detection.register import METER_SWAP, REGISTER_RESET, RETURNED, ROLLOVER, SET_BACK, WAVER_ML, Register
 from agent.detection.window import LOW, RUNS_MAX, UNSURE, LowUsage
 
 # The step above which a register does not show a person's day: lone elders use 30 to 90 L a day (research/domain.md).
@@ -33,6 +35,9 @@ STANDS, ENDS = "stands", "ends"
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
+
+LEAP_ML = 30_000  # more than a tap gives in three minutes; a torn 16-bit register leaps by 65 L or more
+LEAP_MS = 65 * MINUTE_MS  # after a longer gap it is nothing unusual
 
 # ---- Flow ----
 STILL_MS = 55 * MINUTE_MS  # an hour without flow; polls may come a few minutes early
@@ -86,7 +91,8 @@ class Watch:
     code     reason code of the last reading, "" for a plain one (detection.register)
     counts   whether the last reading was judged, and not held or set aside
     low      LOW, ENOUGH or UNSURE: the county's rule
-    use      whether the last reading proved real use
+    used     ml that ran by what was judged with the last reading; read_at when that was, NEVER for not yet
+    use      whether it proved real use
     red      "limit" or "day" while red stands, else ""
     back     whether the last reading ended an absence by use; excused_until is NEVER or when one ends
     joined_at  when the count last went over to another register, or to another place on it; NEVER
@@ -115,8 +121,8 @@ class Watch:
         self.code = self.red = ""
         self.low = self.reverse = UNSURE
         self.counts = self.use = self.back = False
-        self.excused_until = self._blank_until = self._read_at = NEVER
-        self.joined_at = NEVER
+        self.used = self._leapt_to = self._leapt_hour = 0
+        self.excused_until = self._blank_until = self.read_at = self.joined_at = self._leapt_at = NEVER
 
     @property
     def is_refused(self) -> bool:
@@ -126,38 +132,70 @@ class Watch:
     @property
     def is_blind(self) -> bool:
         """Whether the register's steps are too coarse to show that somebody lives here."""
-        return self.real_use.step_ml > COARSE_ML
+        return self.real_use.step_ml > COARSE_ML or self.register.finest > COARSE_ML
 
     def feed(self, time_ms: int, hour: int, value_ml: int) -> None:
         """Take what the register showed at a time, which was `hour` (0 to 23) on the clocks of the home.
 
-        Raise ValueError on time that goes backwards.
+        A time before the last one counts as the same moment.
         """
+        time_ms = max(time_ms, self._leapt_at, self.read_at)
+        self.counts = self.use = self.back = False
+        self.used = 0
+        taken_back = False
+        if self._leapt_at != NEVER:
+            leapt_at, self._leapt_at = self._leapt_at, NEVER
+            taken_back = value_ml < self._leapt_to - WAVER_ML
+            if not taken_back:
+                self._judge(leapt_at, self._leapt_hour, self._leapt_to)
+        if (
+            time_ms - self.read_at <= LEAP_MS
+            and value_ml - self.register.top > LEAP_ML
+            and self.register.reaches(time_ms, value_ml)
+        ):
+            self._leapt_at, self._leapt_hour, self._leapt_to = time_ms, hour, value_ml
+            self.code = ""
+            if not self.counts:
+                self._doubt()
+            elif self.low == LOW:
+                self.low = UNSURE  # water seems to run just now
+        else:
+            self._judge(time_ms, hour, value_ml)
+        if taken_back and self.code == "":
+            self.code = RETURNED
+
+    def _judge(self, time_ms: int, hour: int, value_ml: int) -> None:
         register = self.register
-        self.counts = register.feed(time_ms, value_ml)
+        counts = register.feed(time_ms, value_ml)
         self.code = register.code
-        self.reverse = STANDS if register.reverse else ENDS if self.counts and register.used > 0 else UNSURE
-        self.use = self.back = False
-        if self.counts and self.code in JOINTS:
+        self.reverse = STANDS if register.reverse else ENDS if counts and register.used > 0 else UNSURE
+        if not counts:
+            self._doubt()
+            return
+        self.counts = True
+        self.used += register.used
+        if self.code in JOINTS:
             self.joined_at = time_ms
-        if not self.counts:
-            self.low, self.flow.leak, self.flow.burst = UNSURE, UNSURE, UNSURE
-            return  # red stays as it was
-        self._read_at = time_ms
+        self.read_at = time_ms
         at_min = time_ms // MINUTE_MS
         if register.anew:
             self.low_usage.window.reset()
             self.limit.restart(at_min, hour=hour)
         if register.step > 0:
             self.real_use.step_ml = register.step
-        self.use = self.real_use.feed(at_min, used_ml=min(register.used, ML_MAX))
+        use = self.real_use.feed(at_min, used_ml=min(register.used, ML_MAX))
+        self.use = self.use or use
         self.flow.feed(time_ms, register.used, self.real_use)
-        self._heed_absence(time_ms, hour)
-        limit_reached = self.limit.feed(at_min, hour=hour, use=self.use)
+        self._heed_absence(time_ms, hour, use=use)
+        limit_reached = self.limit.feed(at_min, hour=hour, use=use)
         self.low = self.low_usage.feed(time_ms, register.total)
         if self.is_refused or (self.low == LOW and (self.excused_until != NEVER or time_ms < self._blank_until)):
             self.low = UNSURE
         self.red = "" if self.excused_until != NEVER else self._red(limit_reached=limit_reached)
+
+    def _doubt(self) -> None:
+        """Conclude nothing from this reading; red stays as it was."""
+        self.low = self.flow.leak = self.flow.burst = UNSURE
 
     def excuse(self, until_ms: int) -> None:
         """Expect nobody before that time; a time that has passed ends an absence with the next reading."""
@@ -168,11 +206,12 @@ class Watch:
         """Let the present silence begin here: nobody knows what was before."""
         self.limit.restart(time_ms // MINUTE_MS, hour=hour)
 
-    def _heed_absence(self, time_ms: int, hour: int) -> None:
+    def _heed_absence(self, time_ms: int, hour: int, *, use: bool) -> None:
         if self.excused_until == NEVER:
             return
-        if self.use:
+        if use:
             self.excused_until = NEVER
+            self._blank_until = time_ms + self.low_usage.window.length
             self.back = True
         elif time_ms >= self.excused_until:
             self.limit.restart(self.excused_until // MINUTE_MS, hour=hour)
@@ -195,7 +234,7 @@ class Watch:
 
     def dump(self) -> bytes:
         """Return what took days to learn; `adopt` gives it to a watch whose window was rebuilt from stored readings."""
-        head = struct.pack(_STATE, _VERSION, self._read_at, self.flow.flowing_since, self.register.step)
+        head = struct.pack(_STATE, _VERSION, self.read_at, self.flow.flowing_since, self.register.step)
         return head + self.real_use.dump() + self.limit.dump()
 
     def adopt(self, state: bytes, at_ms: int) -> None:
@@ -215,7 +254,7 @@ class Watch:
         minutes = at_ms // MINUTE_MS - read_at // MINUTE_MS
         real_use.move(minutes)
         limit.move(minutes)
-        limit.cost_h = self.limit.cost_h
+        limit.settle(cost_h=self.limit.cost_h, cold_h=self.limit.cold_h)
         self.real_use, self.limit = real_use, limit
         self.flow.flowing_since = flowing_since if flowing_since == NEVER else flowing_since + moved_ms
         self.register.step = step

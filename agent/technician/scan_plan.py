@@ -136,6 +136,24 @@ def deep(
     return []
 
 
+def beside(line: LineSettings, wanted: Wanted) -> list[Step]:
+    """Return the first look of every protocol at a setting where something answered: meters may share a line."""
+    if line.framing != "rtu":
+        return []
+    if is_network(line.port):
+        lines = {protocol: other for other, protocol in _settings(line.port, wanted) if other.framing == "rtu"}
+    else:
+        kinds = ["modbus" if wire == "rtu" else wire for wire in _wires(line.port, wanted) if wire != "ascii"]
+        lines = dict.fromkeys(kinds, line)
+    looks = [(other, protocol, _quick_addresses(protocol, wanted)) for protocol, other in lines.items()]
+    return [_step(other, protocol, addresses, wanted) for other, protocol, addresses in looks if addresses]
+
+
+def is_one_line(line: LineSettings, other: LineSettings) -> bool:
+    """Tell whether meters at two settings can share a line; behind a serial server the speed is the server's."""
+    return line == other or (line.port == other.port and is_network(line.port) and line.framing == other.framing)
+
+
 def second(port: str, wanted: Wanted) -> list[Step]:
     """Return what is left to try where the first look found nothing."""
     return [step for line, protocol in _settings(port, wanted) for step in deep(line, protocol, wanted, answer="none")]

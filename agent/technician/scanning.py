@@ -2,6 +2,7 @@
 
     listen ──> traffic? say whose, and stop (a second master on a live line garbles its readings)
        └─────> quick look at every setting ──> something answers: all its addresses there ──> which profiles read it
+                       │                            └─ and every other protocol there: meters may share a line
                        └─ nothing: every address at every setting
 
 What comes out is told as it comes (`Scan.run` yields), so that an interruption loses nothing.
@@ -17,13 +18,13 @@ from agent.technician import scan_plan, scan_probe
 from agent.technician.fits import Fit, built_in, ranked
 from agent.technician.lines import USUAL, is_network, line_text
 from agent.technician.listening import Ear
-from agent.technician.scan_plan import SEARCH, Step, Wanted
+from agent.technician.scan_plan import FIRST_UNITS, SEARCH, Step, Wanted
 from agent.technician.scan_probe import AnotherMaster, Probe
 from agent.technician.sniffing import Heard, Sniffer
 from agent.technician.words import Words
 from gateway.line import Line, LineSettings, open_port
 from gateway.meters import MeterReader
-from protocols import cjt188, mbus
+from protocols import cjt188, mbus, modbus
 from protocols.errors import MeterError, PortLost, ProfileError
 from protocols.profile import Profile
 
@@ -45,11 +46,15 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """Something to know that is no meter: traffic of another master, a collision, a port that cannot be used."""
+    """Something to know that is no meter: traffic of another master, a collision, a port that cannot be used.
+
+    `is_gap`: because of it there may be meters that were not found.
+    """
 
     port: str
     words: Words
     is_grave: bool = False
+    is_gap: bool = False
     heard: tuple[Heard, ...] = ()
 
 
@@ -92,10 +97,17 @@ class Scan:
         self._profiles = built_in()
         self._done_s = 0.0
         self._todo: list[Step] = []
+        self._asked: set[Step] = set()
+        self._modbus_left: set[LineSettings] = set()  # where something answered, and only the first units were asked
         self._is_stopped = False
         self._is_alone = False  # a device answers whatever unit is asked
         self._identities: set[tuple[str, str]] = set()  # (port, M-Bus identity) of those that are known by an address
         self._reserved_s = self._ahead_s(self.ports)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is known to be left: no port or line was given up, and whoever answered was told apart."""
+        return not any(told.is_gap for told in self.told)
 
     def estimate_s(self) -> float:
         """Return how long the first look takes, all ports together, when nobody answers."""
@@ -109,9 +121,8 @@ class Scan:
                 yield from self._port(port)
             except PortLost as error:
                 self.lost[port] = error
-                yield self._tell(
-                    port, Words(f"串口不可用：{error}", f"the port cannot be used: {error}"), is_grave=True
-                )
+                words = Words(f"串口不可用：{error}", f"the port cannot be used: {error}")
+                yield self._tell(port, words, is_grave=True, is_gap=True)
 
     def _ahead_s(self, ports: list[str]) -> float:
         return sum(self._listen_s + scan_plan.total_s(scan_plan.quick(port, self._wanted)) for port in ports)
@@ -129,13 +140,17 @@ class Scan:
         yield from self._work(list(first_look))
         if len(self.found) == before and not self._is_stopped:
             yield from self._work(scan_plan.second(port, self._wanted))
+        for line in sorted(self._modbus_left, key=line_text):
+            yield self._tell(port, _modbus_left(line), is_gap=True)
+        self._modbus_left.clear()
 
     def _work(self, steps: list[Step]) -> Iterator[Event]:
         """Do steps. Where something answers, all addresses there come next, and other settings not at all."""
         self._todo, self._is_stopped, self._is_alone = steps, False, False
-        first_look = set(steps)
+        usual = {step.line for step in steps if step.protocol == "modbus"}
         while self._todo and not self._is_stopped:
             step = self._todo.pop(0)
+            self._asked.add(step)
             speakers: list[str] = []
             is_answered = False
             for event in self._step(step, speakers):
@@ -145,13 +160,29 @@ class Scan:
                 yield self._identify(step, address)
             if not speakers and not is_answered:
                 continue
-            if step in first_look and not self._is_alone:
-                deeper = scan_plan.deep(
-                    step.line, step.protocol, self._wanted, answer="collision" if is_answered else "clean"
-                )
+            if not self._is_alone:
+                deeper = self._deeper(step, is_clean=not is_answered, usual=usual)
                 self._todo = [*deeper, *(other for other in self._todo if other not in deeper)]
             if speakers and (not self._wanted.everywhere or step.wire == "tcp"):  # Modbus TCP leaves no room for more
-                self._todo = [other for other in self._todo if other.line == step.line]
+                self._todo = [other for other in self._todo if scan_plan.is_one_line(other.line, step.line)]
+
+    def _deeper(self, step: Step, *, is_clean: bool, usual: set[LineSettings]) -> list[Step]:
+        """Return what to ask next at a setting where something answered, and was not asked yet.
+
+        `usual` has the settings at which Modbus is usual: there, and with `everywhere`, all its units are asked.
+        """
+        steps = scan_plan.deep(step.line, step.protocol, self._wanted, answer="clean" if is_clean else "collision")
+        for other in scan_plan.beside(step.line, self._wanted):
+            steps.append(other)
+            if other.protocol != "modbus":
+                continue
+            rest = scan_plan.deep(other.line, "modbus", self._wanted, answer="none")
+            if other.line in usual or step.protocol == "modbus" or self._wanted.everywhere:
+                steps += rest
+                self._modbus_left.discard(other.line)
+            elif rest:
+                self._modbus_left.add(other.line)
+        return [new for new in dict.fromkeys(steps) if new not in self._asked]
 
     def _step(self, step: Step, speakers: list[str]) -> Iterator[Event]:
         """Ask the addresses of a step; `speakers` collects who answered and was not known."""
@@ -173,11 +204,12 @@ class Scan:
                     )
                 self._done_s += step.address_s
                 if heard.garbled:
-                    yield self._tell(step.line.port, _garbled(step, address, heard.garbled))
+                    is_gap = step.protocol != "mbus" or address != str(mbus.ANY_METER)  # those are searched for
+                    yield self._tell(step.line.port, _garbled(step, address, heard.garbled), is_gap=is_gap)
                 speakers += self._new(step, heard, speakers)
         except AnotherMaster as other:
             self._is_stopped = True
-            yield self._tell(step.line.port, _another_master(other.request), is_grave=True)
+            yield self._tell(step.line.port, _another_master(other.request), is_grave=True, is_gap=True)
         finally:
             self.requests += probe.requests
             probe.close()
@@ -220,6 +252,7 @@ class Scan:
                 " `shuiwang sniff`, or give --force",
             ),
             is_grave=True,
+            is_gap=True,
             heard=frames,
         )
 
@@ -235,6 +268,7 @@ class Scan:
                 " (`shuiwang doctor`); --force searches all the same",
             ),
             is_grave=True,
+            is_gap=True,
         )
 
     def _identify(self, step: Step, address: str) -> Found:
@@ -278,8 +312,10 @@ class Scan:
         names = [name for name in heard.speakers if name not in speakers and (port, name) not in numbers]
         return [name for name in names if (step.line, step.protocol, name) not in known]
 
-    def _tell(self, port: str, words: Words, *, is_grave: bool = False, heard: tuple[Heard, ...] = ()) -> Told:
-        told = Told(port=port, words=words, is_grave=is_grave, heard=heard)
+    def _tell(
+        self, port: str, words: Words, *, is_grave: bool = False, is_gap: bool = False, heard: tuple[Heard, ...] = ()
+    ) -> Told:
+        told = Told(port=port, words=words, is_grave=is_grave, is_gap=is_gap, heard=heard)
         self.told.append(told)
         return told
 
@@ -332,6 +368,16 @@ def _every_unit(address: str) -> Words:
     return Words(
         f"此设备对任何地址都应答（Modbus TCP 表自身常如此）：只列出地址 {address}，其余地址不再查找",
         f"this device answers whatever unit is asked, as many do that speak Modbus TCP: listed once, as unit {address}",
+    )
+
+
+def _modbus_left(line: LineSettings) -> Words:
+    how = f"--protocol modbus --baudrate {line.baudrate} --parity {line.parity}"
+    text, first, last = line_text(line), FIRST_UNITS[-1] + 1, modbus.UNIT_MAX
+    return Words(
+        f"{text}：Modbus 地址只查了 1-{first - 1}；同一条线上可能还有 {first}-{last}：{how}，或 --all",
+        f"{text}: of Modbus only the units 1 to {first - 1} were asked; for {first} to {last} on the same line: {how},"
+        " or --all",
     )
 
 

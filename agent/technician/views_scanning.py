@@ -76,7 +76,7 @@ def table(scan: Scan) -> RenderableType:
 def as_json(scan: Scan, *, is_complete: bool) -> dict[str, Any]:
     """Return the outcome for programs."""
     return {
-        "complete": is_complete,
+        "complete": is_complete and scan.is_complete,
         "requests": scan.requests,
         "found": [
             {
@@ -101,6 +101,7 @@ def as_json(scan: Scan, *, is_complete: bool) -> dict[str, Any]:
                 "zh": told.words.zh,
                 "en": told.words.en,
                 "grave": told.is_grave,
+                "gap": told.is_gap,
                 "frames": [{"direction": one.mark, "hex": one.data.hex(" ").upper()} for one in told.heard],
             }
             for told in scan.told

@@ -120,7 +120,7 @@ class TestSignals:
     def test_use_is_heeded_first_and_nobody_is_reminded_of_a_home_that_uses_water(self, low, red, used, remind):
         signals = list(low_usage_signals(low=low, red=red, used=used, away=False, quiet=False, remind=remind))
         assert signals[0] == "used" if used else "used" not in signals
-        assert ("unacknowledged" in signals) == (remind and not used)
+        assert ("still_red" in signals) == (remind and not used)
         assert ("red" in signals) == bool(red)
         assert signals[-1] == low
 
@@ -143,7 +143,7 @@ def test_the_documents_tables_of_steps_are_those_of_the_code():
 def test_every_signal_is_explained_in_the_order_in_which_it_is_heeded():
     explained = [signal for signal, _ in rows("### What a reading shows")]
     assert sorted(explained) == SIGNALS
-    heeded = ["away", "used", "red", "unacknowledged", "low"]
+    heeded = ["away", "used", "red", "still_red", "low"]
     assert [signal for signal in explained if signal in heeded] == heeded
     every = low_usage_signals(low=LOW, red="day", used=True, away=False, quiet=False, remind=False)
     assert list(every) == ["used", "red", "low"]
@@ -163,7 +163,7 @@ def test_the_stories_take_every_step_of_the_tables(stories):
         levels = {}
         for step in story.steps:
             signal = step.evidence.get("reason", "")
-            signal = "unacknowledged" if step.transition is Transition.REMINDED else signal
+            signal = "still_red" if step.transition is Transition.REMINDED else signal
             signal = "red" if signal in {"limit", "day"} else signal
             taken.add((step.kind, levels.get(step.id), signal, step.transition))
             levels[step.id] = step.level

@@ -64,10 +64,10 @@ class Actions:
         await self._do("absence", absence)
         self.standing[absence.meter] = absence
 
-    async def end_absence(self, meter, *, by, wall_ms):
+    async def end_absence(self, meter, *, by, at):
         await self._do("end", meter, by)
         absence = self.standing.pop(meter, None)
-        return absence and absence.ended(by, at_ms=wall_ms)
+        return absence and absence.ended(by, at_ms=at.wall_ms)
 
     async def note(self, alert, county):
         await self._do("note", alert, dict(county))

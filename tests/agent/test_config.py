@@ -161,6 +161,36 @@ def test_any_unit_is_an_address_for_a_meter_alone_on_its_bus():
     assert parse(HEAD + BUS + meter).meters[0].address == 0
 
 
+def cjt188_meters(*addresses):
+    return "".join(
+        METER.replace("xintai", "cjt188-water").replace("m-1", f"m-{number}").replace('"1"', f'"{address}"')
+        for number, address in enumerate(addresses, 1)
+    )
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ["00000805000001"],
+        ["0005:00000805000001"],  # a meter on the wire ignores the modem's destination, and answers whoever asks
+        ["00000805000001", "00000805000002"],
+    ],
+)
+def test_the_address_of_any_cjt188_meter_is_for_one_that_is_alone(others):
+    for addresses in (["A" * 14, *others], [*others, "A" * 14]):
+        (problem,) = problems_of(HEAD + BUS + cjt188_meters(*addresses))
+        number = addresses.index("A" * 14) + 1
+        assert f'meter "m-{number}" has the address "{"A" * 14}", which others on this bus may answer too' in problem
+    with_destination = cjt188_meters(f"0005:{'A' * 14}", "00000805000001")
+    assert "others on this bus may answer too" in problems_of(HEAD + BUS + with_destination)[0]
+
+
+def test_the_address_of_any_cjt188_meter_beside_other_protocols_or_another_modem():
+    assert parse(HEAD + BUS + cjt188_meters("A" * 14)).meters[0].address.address == "A" * 14
+    assert parse(HEAD + BUS + cjt188_meters("A" * 14) + METER.replace("m-1", "m-9"))
+    assert parse(HEAD + BUS + cjt188_meters(f"0005:{'A' * 14}", f"0006:{'A' * 14}"))
+
+
 def test_what_is_left_out_is_the_county_rule_and_the_usual_line():
     result = parse(HEAD + BUS + METER)
     assert result.meters[0].detection == DetectionSettings(window_ms=12 * MS_PER_HOUR, threshold_ml=100_000)

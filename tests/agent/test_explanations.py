@@ -108,9 +108,9 @@ def test_what_a_visit_found_is_told_when_the_alert_ends(result):
 @pytest.mark.parametrize(
     ("since", "zh", "en"),
     [
-        ("2026-09-22 00:00", "今天 00:00", "00:00 today"),
-        ("2026-09-22 09:59", "今天 09:59", "09:59 today"),
-        ("2026-09-21 23:59", "昨天 23:59", "23:59 yesterday"),
+        ("2026-09-22 00:00", "今天（9月22日） 00:00", "00:00 today (22 Sep)"),
+        ("2026-09-22 09:59", "今天（9月22日） 09:59", "09:59 today (22 Sep)"),
+        ("2026-09-21 23:59", "昨天（9月21日） 23:59", "23:59 yesterday (21 Sep)"),
         ("2026-09-20 23:59", "9月20日 23:59", "23:59 on 20 Sep"),
         ("2025-12-31 07:05", "12月31日 07:05", "07:05 on 31 Dec"),
     ],
@@ -123,8 +123,8 @@ def test_a_time_is_told_as_people_say_it(since, zh, en):
 
 def test_what_is_still_to_come_is_told_as_tomorrow():
     words = red("2026-09-21 23:00", now="2026-09-22 22:00", usual_by=instant(wall_ms("2026-09-23 00:30")))
-    assert "平时最晚明天 00:30 就会用水" in words["zh"]
-    assert "has usually used water again by 00:30 tomorrow" in words["en"]
+    assert "平时最晚明天（9月23日） 00:30 就会用水" in words["zh"]
+    assert "has usually used water again by 00:30 tomorrow (23 Sep)" in words["en"]
 
 
 def test_it_is_the_clock_of_the_village_that_counts():

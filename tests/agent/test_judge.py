@@ -27,7 +27,7 @@ def steps(judge, readings, kind=Kind.LOW_USAGE):
 
 def test_one_alert_per_episode_and_the_same_id_when_it_ends(judge):
     still = [shows("m-1", hour, 500) for hour in range(15)]
-    running = [shows("m-1", 15 + hour, 500 + 60 * hour) for hour in range(1, 5)]
+    running = [shows("m-1", 15 + hour, 500 + 60 * hour) for hour in range(1, 6)]
     opened, cleared = steps(judge, still + running)
     assert (opened.state, cleared.state) == (AlertState.OPEN, AlertState.CLEARED)
     assert opened.id == cleared.id
@@ -101,7 +101,7 @@ def test_after_a_restart_the_history_counts_and_an_open_episode_is_not_raised_ag
     restarted = Judge({"m-1": RULE, "m-2": RULE}, episodes=opened, new_id=new_id)
     restarted.replay(history, anchors_of(reading.at for reading in history))
     assert steps(restarted, [shows("m-1", 14, 500)]) == []
-    (cleared,) = steps(restarted, [shows("m-1", 15, 700)])
+    (cleared,) = steps(restarted, [shows("m-1", 15, 700), shows("m-1", 15.1, 700)])
     assert (cleared.state, cleared.id) == (AlertState.CLEARED, opened[0].id)
 
 
@@ -190,7 +190,9 @@ def test_a_silence_is_yellow_then_red_and_is_repeated_until_somebody_takes_it_in
     assert found[1].evidence["silent_h"] == 16
     assert found[3].evidence["reason"] == "day"
     judge.note(judge.noted(found[0].id, {"acknowledged_at": instant(at(30).wall_ms)}))
-    assert steps(judge, still("m-1", 31, 60)) == []
+    later = steps(judge, still("m-1", 31, 60))
+    assert told(later) == [(REMINDED, "red", "escalated")]  # a day after it was last told
+    assert later[0].at == instant(at(29 + 24).wall_ms)
 
 
 def test_red_is_repeated_although_the_meter_has_fallen_silent_too(judge):
@@ -202,7 +204,7 @@ def test_real_use_ends_red_and_the_countys_rule_begins_a_yellow_of_its_own(judge
     found = steps(judge, [shows("m-1", 0, 480), *still("m-1", 1, 20), shows("m-1", 21, 506)])
     assert told(found)[2:] == [(CLEARED, "red", "cleared"), (OPENED, "yellow", "open")]
     assert found[2].id == found[0].id != found[3].id
-    (ended,) = steps(judge, [shows("m-1", 22, 700)])
+    (ended,) = steps(judge, [shows("m-1", 22, 700), shows("m-1", 22.1, 701)])
     assert (ended.transition, ended.id) == (CLEARED, found[3].id)
 
 
@@ -231,9 +233,9 @@ def test_a_silence_in_which_somebody_was_helped_is_never_learned(judge):
 def test_red_is_explained_in_a_sentence_in_both_languages(judge):
     red = steps(judge, [shows("m-1", 0, 480), shows("m-1", 1, 500), *still("m-1", 2, 18)])[1]
     assert red.text["en"] == (
-        "No real use for 16 h, since 23:13 yesterday. Call now; go to the door if nobody answers."
+        "No real use for 16 h, since 23:13 yesterday (21 Sep). Call now; go to the door if nobody answers."
     )
-    assert red.text["zh"] == "自昨天 23:13 起 16 小时没有正常用水。请立即联系，联系不上请上门查看。"
+    assert red.text["zh"] == "自昨天（9月21日） 23:13 起 16 小时没有正常用水。请立即联系，联系不上请上门查看。"
 
 
 def test_a_home_that_is_known_is_told_by_when_it_usually_uses_water(judge):
@@ -277,8 +279,9 @@ class TestAbsences:
         verdicts = [judge.feed(reading) for reading in [*still("m-1", 6, 20), shows("m-1", 21, 530)]]
         (ended,) = [one for verdict in verdicts for one in verdict.ended]
         assert (ended.id, ended.ended_by, ended.ended_ms) == (absence.id, Ending.USE, at(21).wall_ms)
-        assert told(step for verdict in verdicts for step in verdict.steps) == [(OPENED, "yellow", "open")]
-        assert verdicts[-1].steps[0].at == ended.notice().ended_at
+        later = steps(judge, still("m-1", 22, 34, 530))
+        assert told(later) == [(OPENED, "yellow", "open")]
+        assert later[0].at == instant(at(21 + 12).wall_ms)  # what lies before the return is no usage of theirs
 
     def test_a_restart_within_an_absence_changes_nothing(self, judge, new_id):
         history = [shows("m-1", 0, 480), *still("m-1", 1, 40)]
@@ -350,6 +353,53 @@ class TestOtherKinds:
         assert cleared.id == opened.id
 
 
+class TestWhatTheCountySays:
+    def test_a_visit_that_found_all_well_does_not_mute_the_next_day(self, judge):
+        found = steps(judge, [shows("m-1", 0, 480), *still("m-1", 1, 20)])
+        judge.note(judge.noted(found[0].id, {"result": "fine"}))
+        later = steps(judge, still("m-1", 21, 100))
+        assert [step.transition for step in later] == [REMINDED] * 3
+        assert "visited, all well" in later[0].text["en"]
+
+    def test_a_replay_on_another_axis_does_not_stop_the_reminders(self, judge):
+        ahead = [shows("m-1", 9000, 480), *still("m-1", 9001, 9018)]
+        steps(judge, ahead)
+        history = [shows("m-1", 0, 480), *still("m-1", 1, 18)]
+        judge.replay(history, anchors_of(reading.at for reading in history))
+        assert REMINDED in [step.transition for step in steps(judge, still("m-1", 19, 26))]
+
+
+class TestBugs:
+    def test_a_bug_in_judging_one_home_stops_no_other(self, judge, monkeypatch, caplog):
+        def fail(*_):
+            raise ValueError("time or usage that cannot be")
+
+        steps(judge, [shows("m-1", 0, 480), shows("m-2", 0, 480)])
+        monkeypatch.setattr(judge._past.watches["m-1"], "feed", fail)
+        verdict = judge.feed(shows("m-1", 1, 480))
+        assert verdict.reading == shows("m-1", 1, 480)
+        assert "judging_failed meter=m-1" in caplog.text
+        found = steps(
+            judge,
+            [reading for hour in range(2, 16) for reading in (*still("m-1", hour, hour), shows("m-2", hour, 480))],
+        )
+        assert {step.meter for step in found} == {"m-1", "m-2"}
+
+    def test_a_clock_that_was_hours_ahead_and_was_set_right_ends_no_start(self, new_id):
+        """Hourly values that lie after the first reading on the axis are not fed before it."""
+        ahead = [
+            msgspec.structs.replace(
+                shows("m-1", hour, 500), at=msgspec.structs.replace(at(hour), wall_ms=at(hour + 8).wall_ms)
+            )
+            for hour in range(40)
+        ]
+        right = still("m-1", 40, 60)
+        history = [*ahead, *right]
+        judge = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
+        judge.replay(history, anchors_of(reading.at for reading in history))
+        assert [step.transition for step in steps(judge, still("m-1", 61, 62))] == [OPENED]
+
+
 class TestReasonCodes:
     def test_a_value_that_cannot_be_is_held_marked_and_judged_again_after_a_restart(self, judge, new_id):
         readings = [*still("m-1", 0, 11), shows("m-1", 11.1, 90_000), shows("m-1", 11.2, 500)]
@@ -380,6 +430,23 @@ class TestReasonCodes:
         found = steps(judge, [*before, *still("m-1", 20, 30, 90_000)])
         assert [step.transition for step in found] == [OPENED, ESCALATED, REMINDED, REMINDED]
         assert found[-1].evidence["silent_h"] == found[1].evidence["silent_h"] == 16
+
+    @pytest.mark.parametrize("step", [65.5, 300])
+    def test_a_leap_that_the_next_reading_takes_back_ends_no_silence(self, judge, step):
+        litres = 500
+        found = steps(judge, [shows("m-1", 0, 480), *[shows("m-1", i / 12, litres) for i in range(1, 12 * 18)]])
+        assert told(found)[-1] == (ESCALATED, "red", "escalated")
+        leap = [shows("m-1", 18, litres + step), shows("m-1", 18.1, litres), shows("m-1", 18.2, litres)]
+        verdicts = [judge.feed(reading) for reading in leap]
+        assert [verdict.steps for verdict in verdicts] == [(), (), ()]
+        assert [verdict.reading.flags for verdict in verdicts] == [(), ("returned",), ()]
+        assert judge._past.watches["m-1"].limit.silent_min > 17 * 60
+
+    def test_a_leap_that_the_next_reading_confirms_is_use_at_its_own_time(self, judge):
+        steps(judge, [shows("m-1", 0, 480), *[shows("m-1", i / 12, 500) for i in range(1, 12 * 18)]])
+        found = steps(judge, [shows("m-1", 18, 560), shows("m-1", 18.1, 561)])
+        assert told(found) == [(CLEARED, "red", "cleared"), (OPENED, "yellow", "open")]
+        assert judge._past.watches["m-1"].limit.silent_min <= 6
 
 
 # -- a restart anywhere changes nothing ------------------------------------------------------------------------------

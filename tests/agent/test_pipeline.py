@@ -254,9 +254,9 @@ async def test_an_absence_is_declared_stored_told_and_ended_by_use(store, new_id
 
 async def test_an_absence_that_was_ended_cannot_be_ended_again(pipeline, store):
     await pipeline.declare_absence(an_absence())
-    ended = await pipeline.end_absence("m-1", by=Ending.COMMAND, wall_ms=at(6).wall_ms)
+    ended = await pipeline.end_absence("m-1", by=Ending.COMMAND, at=at(6))
     assert store.store.absences() == [ended]
-    assert await pipeline.end_absence("m-1", by=Ending.COMMAND, wall_ms=at(7).wall_ms) is None
+    assert await pipeline.end_absence("m-1", by=Ending.COMMAND, at=at(7)) is None
 
 
 async def test_what_the_county_says_of_an_alert_is_in_the_store_and_in_its_end(pipeline, store):

@@ -9,17 +9,21 @@ import random
 import re
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
+import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from partners.virtual_line import VirtualClock, VirtualPort, skip_real_pauses, virtual_line
 
 from agent.technician import scan_probe
 from gateway.meters import MeterReader
 from gateway.responder import RESPONDERS, SimulatedMeter
 from gateway.village_file import parse
-from protocols import profile
-from protocols.errors import MeterError
+from protocols import modbus, profile
+from protocols.errors import MeterError, ProfileError
 
 ROOT = Path(__file__).parents[2]
 VALVE = "agent/technician/valve.py"
@@ -173,3 +177,113 @@ def test_whatever_the_meter_does_the_reader_only_reads(name, address, fault, mon
     assert got == 3 or fault
     assert sent
     assert all(is_read(plan.profile.head.protocol, data) for data in sent)
+
+
+# What a profile may say that reaches the wire, and what it may try: whole frames that close a valve in its header.
+EVIL = ("6810010000050800000404A0170099DE16", "0106001C0002C9CD", "6804046853055101AA16", "3A3131303630303143", "68")
+HEX_BYTES = st.binary(max_size=9).map(bytes.hex)
+CJT188_SPECS = st.fixed_dictionaries(
+    {},
+    optional={
+        "tx_prefix": st.one_of(st.sampled_from(EVIL), HEX_BYTES, HEX_BYTES.map(lambda text: "68" + text)),
+        "meter_type": st.integers(0, 255),
+        "preamble_bytes": st.integers(0, 32),
+        "di_order": st.sampled_from(["901F", "1F90", "probe", "A017"]),
+        "layout": st.sampled_from(["standard", "short", "A017"]),
+        "control": st.sampled_from([4, 0x2A]),
+        "valve": st.fixed_dictionaries({"open": st.just(0x55), "close": st.just(0x99)}),
+    },
+)
+CJT188_ADDRESSES = st.builds(
+    lambda prefix, digits: f"{prefix.upper()}:{digits}" if prefix else digits,
+    st.one_of(st.sampled_from(EVIL), HEX_BYTES),
+    st.one_of(st.from_regex("[0-9]{14}", fullmatch=True), st.just("A" * 14), st.just("99004A0170040401")),
+)
+MODBUS_SPECS = st.fixed_dictionaries(
+    {
+        "read": st.lists(
+            st.fixed_dictionaries({"address": st.integers(0, 65535), "count": st.integers(0, 200)}), min_size=1
+        ),
+        "total": st.just([{"address": 0}]),
+        "unit": st.just("m3"),
+    },
+    optional={
+        "function": st.integers(0, 255),
+        "max_registers": st.integers(0, 200),
+        "any_unit": st.booleans(),
+    },
+)
+MBUS_SPECS = st.fixed_dictionaries(
+    {},
+    optional={
+        "vif": st.lists(st.sampled_from(["10", "13", "FB10"])),
+        "vife": HEX_BYTES,
+        "storage": st.integers(0, 99),
+        "status": st.just({"leak": 5}),
+    },
+)
+ANY = st.one_of(
+    st.tuples(st.just("cjt188"), CJT188_SPECS, CJT188_ADDRESSES),
+    st.tuples(st.just("modbus"), MODBUS_SPECS, st.integers(0, 255).map(str)),
+    st.tuples(st.just("mbus"), MBUS_SPECS, st.one_of(st.integers(0, 255).map(str), st.from_regex("[0-9A-F]{8,16}"))),
+)
+
+
+def what_a_meter_could_obey(sent):
+    """Whatever anybody on the line could take for a frame that writes, wherever it begins, right checksum or not."""
+    found = []
+    for at in range(len(sent)):
+        part = sent[at:]
+        if part[0] == 0x68 and len(part) >= 13 and 13 + part[10] <= len(part) and part[12 + part[10]] == 0x16:
+            is_address = all(byte & 0xF <= 9 and byte >> 4 <= 9 for byte in part[2:9]) or set(part[2:9]) == {0xAA}
+            if is_address and part[9] not in {0x01, 0x03}:
+                found.append(("cjt188", part[: 13 + part[10]]))
+        if part[0] == 0x68 and len(part) >= 9 and part[1] == part[2] and part[3] == 0x68 and part[1] + 6 <= len(part):
+            is_selection = part[5:7] == b"\xfd\x52" and part[4] & ~0x20 == 0x53
+            if part[part[1] + 5] == 0x16 and not is_selection:
+                found.append(("mbus", part[: part[1] + 6]))
+    # A Modbus meter goes by the silence before a frame; the checksum may be followed by anything.
+    size = {5: 8, 6: 8, 15: 9 + sent[6], 16: 9 + sent[6]}.get(sent[1], 0) if len(sent) >= 8 else 0
+    if 0 < size <= len(sent) and modbus.has_crc(sent[:size]):
+        found.append(("modbus", sent[:size]))
+    return found
+
+
+@pytest.mark.parametrize("frame", [EVIL[0], "0106001C0002C9CD", "6804046853055101AA16", "FE" * 3 + EVIL[0] + "00"])
+def test_the_wider_net_catches_what_writes(frame):
+    assert what_a_meter_could_obey(bytes.fromhex(frame))
+
+
+@given(ANY)
+@example(("cjt188", {"tx_prefix": EVIL[0]}, "00000805000001"))
+@example(("cjt188", {}, f"{EVIL[0]}:00000805000001"))
+@example(("cjt188", {"tx_prefix": "6810010000"}, "0508000004:00000805000001"))
+@example(("cjt188", {"meter_type": 9, "preamble_bytes": 0}, "00000000510509"))
+@example(("cjt188", {"meter_type": 9}, "16000000510509"))
+@example(
+    ("modbus", {"read": [{"address": 28, "count": 2}], "total": [{"address": 28}], "unit": "L", "function": 6}, "1")
+)
+def test_whatever_a_profile_says_only_reads_go_out(said):
+    """A profile is a file that somebody sent: it is refused, or everything that it makes us send is a read."""
+    protocol, table, address_text = said
+    try:
+        spec = msgspec.convert(table, profile.PROTOCOLS[protocol].spec)
+        kind = profile.PROTOCOLS[protocol]
+        address = (
+            kind.parse_address_of(spec, address_text) if kind.parse_address_of else kind.parse_address(address_text)
+        )
+    except (msgspec.ValidationError, ProfileError):
+        return
+    for _ in range(3):  # the serial number counts on, a probing profile turns
+        dialogue = kind.dialogue(spec, address)
+        sent = next(dialogue).encode()
+        assert is_read(protocol, sent)
+        assert not what_a_meter_could_obey(sent)
+
+
+def test_a_profile_that_closes_a_valve_is_refused():
+    text = resources.files("protocols").joinpath("profiles", "cjt188-water.toml").read_text(encoding="utf-8")
+    evil = text.replace("[cjt188]\n", f'[cjt188]\ntx_prefix = "{EVIL[0]}"\n')
+    assert evil != text
+    with pytest.raises(ProfileError, match=r"tx_prefix .* has 17 bytes; at most 7 may stand before the preamble"):
+        profile.parse(evil, where="evil.toml")

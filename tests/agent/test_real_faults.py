@@ -78,11 +78,18 @@ def test_no_alert_comes_from_a_fault_of_the_register(household):
     assert sound != readings
     assert codes - {"returned"} <= {"jitter", "stale_copy", "held", "second_counter"}
     assert not {step.kind for step in with_faults} & {Kind.BURST, Kind.REVERSE_FLOW}
-    told = [(step.kind, step.transition, step.level) for step in with_faults]
-    assert told == [(step.kind, step.transition, step.level) for step in without]
-    late_ms = [abs(_at(a) - _at(b)) for a, b in zip(with_faults, without, strict=True)]
-    assert max(late_ms) <= HOUR_MS
-    assert sum(1 for late in late_ms if late) <= 3
+    # Each has its counterpart without the faults, within an hour; at most one short episode is not seen with them.
+    unmatched = list(without)
+    for step in with_faults:
+        same = next(
+            other
+            for other in unmatched
+            if (other.kind, other.transition, other.level) == (step.kind, step.transition, step.level)
+            and abs(_at(other) - _at(step)) <= HOUR_MS
+        )
+        unmatched.remove(same)
+    assert len(unmatched) <= 2
+    assert len(with_faults) > 100
 
 
 def _at(step):

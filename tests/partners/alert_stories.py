@@ -70,7 +70,7 @@ def a_silence():
     story = Story(["m-1"]).feed([shows("m-1", 0, 480), *still(1, 25)])
     story.say({"acknowledged_at": instant(at(25).wall_ms)})
     story.say({"visited_at": instant(at(26).wall_ms), "result": "fine", "why": "was asleep"})
-    return story.feed([shows("m-1", 26, 506), shows("m-1", 27, 700)])
+    return story.feed([shows("m-1", 26, 506), shows("m-1", 27, 700), shows("m-1", 28, 700)])
 
 
 def a_silence_without_a_use_before():
@@ -124,6 +124,12 @@ def a_coarse_threshold():
     return Story(["m-1"], rule).feed(readings).feed(still(192, 215, litres))
 
 
+def a_meter_that_counts_too_coarsely():
+    """Red cannot be judged on a register of 100 L: the yellow alert says so."""
+    rule = msgspec.structs.replace(RULE, step_ml=100_000)
+    return Story(["m-1"], rule).feed(still(0, 40))
+
+
 def a_burst():
     return Story(["m-1"]).feed([shows("m-1", hour, 500 + 1200 * max(0, min(hour, 6) - 2)) for hour in range(34)])
 
@@ -174,6 +180,7 @@ STORIES = {
         a_known_home,
         a_known_home_that_leaks,
         a_coarse_threshold,
+        a_meter_that_counts_too_coarsely,
         a_burst,
         water_that_runs_back,
         a_bus_that_fails,

@@ -3,6 +3,7 @@
     line 2400 8E1                               its settings; 8N1 where only the baud rate is given
     meter 17 counter timeout_ms=100 retries=0   a meter on the line; the profiles are below
     meter 5 mbus last_ml=7000                   the poll before brought that total
+    meter 17 counter new=1                      nothing was read before: the process has just started
     +0000 read 17                               the test reads the meter, not before that instant (ms)
     +0100 >> 11 03 00 00 00 02 C6 9B            we send; part of what is proven
     +0130 << 11 03 04 00 00 00 07 0A 31         bytes come
@@ -50,14 +51,23 @@ SPECS = {
 }
 
 
-def make_reader(name, address, *, timeout_ms=100, retries=0, last_ml=None):
-    """A MeterReader of one of the profiles above. `last_ml` is what the meter said when it was read last."""
+def make_reader(name, address, *, timeout_ms=100, retries=0, last_ml=None, new=False, chance=lambda: 0.0):
+    """A MeterReader of one of the profiles above, which has proven its meter in step unless it is `new`.
+
+    `last_ml` is what the meter said when it was read last.
+    """
     protocol, spec = SPECS[name]
     head = profile.Head(name=name, title=name, protocol=protocol, source="", step_ml=1)
     meter = profile.Profile(head=head, line=profile.Line(), timing=profile.Timing(), spec=spec(), cases=())
     reader = MeterReader(
-        profile=meter, address=meter.protocol.parse_address(address), timeout_ms=timeout_ms, retries=retries
+        profile=meter,
+        address=meter.protocol.parse_address(address),
+        timeout_ms=timeout_ms,
+        retries=retries,
+        chance=chance,
     )
+    if not new:
+        reader._outstanding.clear()
     reader._last = None if last_ml is None else Measurement(volume_ml=last_ml)
     return reader
 

@@ -251,6 +251,18 @@ class TestAddresses:
         with pytest.raises(ProfileError, match="14 digits"):
             cjt188_dialogue.parse_address(text)
 
+    @pytest.mark.parametrize(
+        ("prefix", "text", "problem"),
+        [
+            ("", "0068:" + METER, "holds a 68"),
+            ("", "1A" * 8 + ":" + METER, "8 bytes; at most 7"),
+            ("00 01 02 03", "04050607:" + METER, "8 bytes; at most 7"),
+        ],
+    )
+    def test_a_destination_that_could_be_a_frame(self, prefix, text, problem):
+        with pytest.raises(ProfileError, match=problem):
+            cjt188_dialogue.parse_address_of(Cjt188Spec(tx_prefix=prefix), text)
+
 
 class TestValve:
     spec = Cjt188Spec(valve=Valve(open=0x55, close=0x99))

@@ -1,5 +1,6 @@
 """Profiles: each proves itself, each mistake is named with file, key and remedy, and the documentation is complete."""
 
+import os
 import re
 import typing
 from pathlib import Path
@@ -71,6 +72,21 @@ class TestByPath:
     def test_what_cannot_be_read(self, name, tmp_path):
         with pytest.raises(ProfileError, match="cannot be read"):
             profile.load(name + ("/" if name == "." else ""), relative_to=tmp_path)
+
+    def test_what_never_ends_is_not_read(self, tmp_path):
+        (tmp_path / "zero.toml").symlink_to("/dev/zero")
+        os.mkfifo(tmp_path / "pipe.toml")
+        for name in ("zero.toml", "pipe.toml", "/dev/zero"):
+            with pytest.raises(ProfileError, match="cannot be read: it is no file"):
+                profile.load(name, relative_to=tmp_path)
+
+    def test_a_file_that_is_far_too_long_is_not_read(self, tmp_path):
+        fits = TUF + "#" * (profile.PROFILE_BYTES_MAX - len(TUF.encode()))
+        (tmp_path / "mine.toml").write_text(fits, encoding="utf-8")
+        assert profile.load("mine.toml", relative_to=tmp_path).name == "tuf-2000"
+        (tmp_path / "mine.toml").write_text(fits + "#", encoding="utf-8")
+        with pytest.raises(ProfileError, match="is larger than 1024 KiB"):
+            profile.load("mine.toml", relative_to=tmp_path)
 
     def test_an_unknown_name_gets_a_suggestion(self):
         with pytest.raises(ProfileError, match=r"no profile 'xintia', did you mean 'xintai'\?; known are .*tuf-2000"):

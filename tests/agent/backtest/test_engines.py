@@ -53,7 +53,7 @@ def test_a_cluster_that_somebody_else_started(village, alone):
     import distributed
 
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50
     ) as cluster:
         assert encoded(run_on_cluster(village, JOB, address=cluster.scheduler_address, jobs=1)) == alone
 

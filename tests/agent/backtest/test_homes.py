@@ -83,6 +83,29 @@ def test_bad_rows(row, message):
     assert bad.count == 1
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (("a", "2026-01-01T00:00:00", "9" * 5_000), "that a meter can show"),
+        (("a", "2026-01-01T00:00:00", "x" * 5_000), "is no number of litres"),
+        (("a", "2026-01-01T00:00:00", "-0." + "9" * 5_000), "no register is below 0"),
+        (("a", "9" * 5_000, "1"), "is no time"),
+        (("a", "1979-12-31T23:59:59." + "9" * 5_000, "1"), "the year should be"),
+    ],
+)
+def test_what_is_long_is_not_told_whole(row, message):
+    with pytest.raises(InputProblem, match=rf"f\.csv:2: .*… \(5,0\d\d characters\).*{message}") as caught:
+        gathered([row])
+    assert len(str(caught.value)) < 300
+
+
+def test_the_long_name_of_a_meter_is_not_told_whole():
+    rows = [("m" * 5_000, f"2026-01-01T0{hour}:00:00", "1") for hour in (2, 1)]
+    with pytest.raises(InputProblem, match="goes back in time") as caught:
+        gathered(rows)
+    assert len(str(caught.value)) < 300
+
+
 @given(st.decimals(min_value=-(10**12), max_value=10**12, places=3))
 def test_litres_are_exact(litres):
     assert millilitres(str(litres)) == int(litres * 1000)

@@ -46,6 +46,32 @@ def test_what_is_no_time_is_refused(text):
         LocalClock("Europe/Madrid").read(text, after_ms=LONG_AGO)
 
 
+@pytest.mark.parametrize("zone", ["Asia/Shanghai", "America/St_Johns"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0001-01-01T00:00:00",
+        "0001-01-01T00:00:00+08:00",
+        "0001-01-01T00:00:00.5",
+        "9999-12-31T23:59:59",
+        "9999-12-31T23:59:59-08:00",
+        "1970-01-01T08:00:00",
+        "1979-12-31T23:59:59Z",
+        "2200-01-01T00:00:00",
+    ],
+)
+def test_a_year_in_which_nobody_read_meters_is_no_time(zone, text):
+    """A clock that was never set says 1970; the ends of the calendar cannot be converted to another zone at all."""
+    with pytest.raises(BadTime, match=r"the year should be 1980 to 2199"):
+        LocalClock(zone).read(text, after_ms=LONG_AGO)
+
+
+@pytest.mark.parametrize("text", ["1980-01-01T00:00:00", "2199-12-31T23:59:59"])
+def test_the_first_and_the_last_year_are_read(text):
+    clock = LocalClock("Asia/Shanghai")
+    assert clock.local(clock.read(text, after_ms=LONG_AGO)) == datetime.datetime.fromisoformat(text)
+
+
 @pytest.mark.parametrize("text", ["2016-03-01T00:60:00", "2016-03-01T00:00:60", "2016-03-01T00:-1:00"])
 def test_minutes_that_no_clock_shows_are_refused(text):
     with pytest.raises(BadTime):

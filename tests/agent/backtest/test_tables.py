@@ -63,6 +63,33 @@ def test_parquet_with_instants_numbers_and_floats(tmp_path):
     assert list(table(path).rows()) == [(1, "17", "2026-01-01 00:00:00Z", "0.1")]
 
 
+@pytest.mark.parametrize("column", ["timestamp", "meter", "litres_cum"])
+@pytest.mark.parametrize("holds", ["list", "struct", "map"])
+def test_a_parquet_column_of_what_is_no_value_is_named(tmp_path, column, holds):
+    nested = {
+        "list": pyarrow.array([[1]]),
+        "struct": pyarrow.array([{"litres": 1}]),
+        "map": pyarrow.array([[("a", 1)]], pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+    }
+    columns = {name: pyarrow.array(["1"]) for name in ("timestamp", "meter", "litres_cum")} | {column: nested[holds]}
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    with pytest.raises(InputProblem, match=rf"a\.parquet:row 1: the column '{column}' holds {holds}<.*one value a row"):
+        list(table(path).rows())
+
+
+def test_a_long_row_or_header_is_not_told_whole(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("timestamp,meter,litres_cum\n" + "9" * 5_000, encoding="utf-8")
+    with pytest.raises(InputProblem, match=r"only 1 columns: '9+… \(5,000 characters\)") as caught:
+        list(table(path).rows())
+    assert len(str(caught.value)) < 300
+    path.write_text("x" * 5_000, encoding="utf-8")
+    with pytest.raises(InputProblem, match="'timestamp' is missing") as caught:
+        table(path)
+    assert len(str(caught.value)) < 400
+
+
 def test_a_row_that_is_too_short_is_named_or_counted(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("timestamp,meter,litres_cum\n2026-01-01T00:00:00,a\n2026-01-01T01:00:00,a,2\n", encoding="utf-8")

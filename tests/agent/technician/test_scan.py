@@ -269,6 +269,44 @@ def test_several_cjt188_meters_collide_and_are_found_by_their_numbers():
 
 
 @pytest.mark.e2e
+def test_meters_of_three_protocols_on_one_line(monkeypatch):
+    """None of them is hidden by another: only what cannot be told apart is left, and that is said."""
+    monkeypatch.setattr(modbus, "UNIT_MAX", 30)  # for the sake of time
+    numbers = ("00000805000001", "00000805000002")
+    meters = [("cjt188-water", numbers[0], "12.34"), ("cjt188-water", numbers[1], "55"),
+              ("usw-dn15-40", "17", "127.113"), ("mbus-water", "5", "9.876")]  # fmt: skip
+    found_first = {("modbus", "17"): (127_113_000,), ("mbus", "5"): (9_876_000,)}
+    with village(*meters) as line:
+        for everywhere in (False, True):
+            running, _ = scan(line.port, parities=("N",), baudrates=(9600,), timeout_ms=60, everywhere=everywhere)
+            assert found(running) == found_first
+            assert not running.is_complete
+            (gap,) = {told.words.en for told in running.told if told.is_gap}
+            assert "several CJ/T 188 meters" in gap
+            assert "--addresses" in gap
+        running, _ = scan(line.port, baudrates=(9600,), parities=("N",), numbers=numbers, timeout_ms=300)
+        assert {address for _, address in found(running)} == set(numbers)
+        assert running.is_complete
+
+
+@pytest.mark.e2e
+def test_what_was_not_asked_is_told_and_how_to_ask_for_it(monkeypatch):
+    """At 2400 8E1 nobody expects Modbus: its first units are asked, and the rest is named."""
+    monkeypatch.setattr(modbus, "UNIT_MAX", 30)  # for the sake of time
+    meters = [("cjt188-water", "00000805000009", "5.5"), ("usw-dn15-40", "17", "1")]
+    with village(*meters, line="baudrate = 2400") as line:
+        running, _ = scan(line.port, timeout_ms=60)
+        assert found(running) == {("cjt188", "00000805000009"): (5_500_000,)}
+        assert not running.is_complete
+        (told,) = running.told
+        assert "2400 8E1: of Modbus only the units 1 to 10 were asked; for 11 to 30" in told.words.en
+        assert "--protocol modbus --baudrate 2400 --parity E" in told.words.en
+        asked, _ = scan(line.port, timeout_ms=60, protocols=("modbus",), baudrates=(2400,), parities=("E",))
+        assert found(asked) == {("modbus", "17"): (1_000_000,)}
+        assert asked.is_complete
+
+
+@pytest.mark.e2e
 def test_mbus_meters_are_found_by_address_and_by_search_each_once(monkeypatch):
     monkeypatch.setattr(scan_plan.mbus, "PRIMARY_MAX", 60)  # for the sake of time
     meters = [("mbus-water", "5", "9.001"), ("mbus-water", "00123456", "8.002"), ("mbus-water", "00123499", "7.003")]
