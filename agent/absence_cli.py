@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agent.exit_codes import ExitCode
+from agent.options import finite
 from protocols import contract
 from protocols.absence import Absence, daily_hours, local_time
 from protocols.contract import AbsenceCommand, Command, Daily, PresentCommand, Reply
@@ -39,7 +40,10 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 MeterArgument = Annotated[str, typer.Argument(help="The meter's id in the configuration, such as m-001. 表号")]
 WaitOption = Annotated[
-    float, typer.Option("--wait", min=0, max=600, metavar="SECONDS", help="How long to wait for the service. 等待")
+    float,
+    typer.Option(
+        "--wait", min=0, max=600, callback=finite, metavar="SECONDS", help="How long to wait for the service. 等待"
+    ),
 ]
 DEFAULT_CONFIG: Final = Path("/etc/shuiwang/shuiwang.toml")
 WAIT_S: Final = 10.0

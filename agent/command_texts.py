@@ -6,7 +6,7 @@ Times are local times of the gateway. Every text says what is so now and, where 
 import datetime
 
 from protocols.absence import Absence
-from protocols.contract import Result
+from protocols.contract import Result, instant
 from protocols.reading import Reading
 
 Texts = dict[str, str]
@@ -22,10 +22,13 @@ class Words:
         self._zone = zone
 
     def local(self, wall_ms: int) -> str:
-        """Return a time as people here read it; the end of a day as 24:00."""
-        moment = datetime.datetime.fromtimestamp(wall_ms / 1000, self._zone)
-        if (moment.hour, moment.minute) == (0, 0):
-            return f"{moment - datetime.timedelta(days=1):%Y-%m-%d} 24:00"
+        """Return a time as people here read it; the end of a day as 24:00; in UTC where no calendar here has it."""
+        try:
+            moment = datetime.datetime.fromtimestamp(wall_ms / 1000, self._zone)
+            if (moment.hour, moment.minute) == (0, 0):
+                return f"{moment - datetime.timedelta(days=1):%Y-%m-%d} 24:00"
+        except (OverflowError, ValueError):
+            return instant(wall_ms)
         return f"{moment:%Y-%m-%d %H:%M}"
 
     def declared(self, absence: Absence) -> Texts:

@@ -5,7 +5,6 @@ would be right. docs/shuiwang.example.toml is the reference of the format.
 """
 
 import os
-import re
 import tomllib
 import zoneinfo
 from collections.abc import Iterable, Sequence
@@ -15,7 +14,19 @@ from typing import Any, Final
 
 from agent.config_broker import read_broker
 from agent.config_meters import read_meters
-from agent.config_table import SCHEMA, Claims, Problem, Report, Table, heading, shown, shown_key, suggestion
+from agent.config_table import (
+    NETWORK_PORTS,
+    SCHEMA,
+    Claims,
+    Problem,
+    Report,
+    Table,
+    heading,
+    lacks_host,
+    shown,
+    shown_key,
+    suggestion,
+)
 from agent.settings import (
     BrokerSettings,
     Config,
@@ -54,7 +65,6 @@ BAUDRATES: Final = (300, 600, 1200, 2400, 4800, 9600, 19200, 38400, 57600, 11520
 PARITIES: Final = ("N", "E", "O")
 FRAMINGS: Final = ("rtu", "ascii", "tcp")
 # The URLs that pyserial understands; the first two name a host and a port.
-NETWORK_PORTS: Final = ("socket", "rfc2217")
 PORT_SCHEMES: Final = (*NETWORK_PORTS, "loop", "spy", "alt", "hwgrep", "cp2110")
 
 
@@ -204,11 +214,9 @@ def _check_port(table: Table, port: str) -> None:
     elif scheme.lower() not in PORT_SCHEMES:
         better = f"{suggestion(scheme, PORT_SCHEMES) or 'socket'}://{rest}"
         table.problem("port", f"{shown(port)} is no port that can be opened — write, for example, {shown(better)}")
-    elif scheme.lower() in NETWORK_PORTS:
-        match = re.match(r"(?:[^\s/:?]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})(?:[/?]|$)", rest)
-        if match is None or not 1 <= int(match[1]) <= 65535:
-            example = f"{scheme}://192.168.1.20:4001"
-            table.problem("port", f'{shown(port)} lacks a host or a port number — write, for example, "{example}"')
+    elif lacks_host(port):
+        example = f"{scheme}://192.168.1.20:4001"
+        table.problem("port", f'{shown(port)} lacks a host or a port number — write, for example, "{example}"')
 
 
 def _compare_with_meters(bus: LineSettings, table: Table, meters: list[MeterSettings]) -> None:

@@ -29,6 +29,9 @@ WINDOW_H_DEFAULT: Final = 12
 THRESHOLD_M3_DEFAULT: Final = "0.1"
 # Nine in ten one-person homes use less than 0.106 m³ in 12 h; who writes ten times that probably means litres.
 DOUBTFUL_ML_IN_12_H: Final = 1_000_000
+# Less than the county's litres in more than its hours: the rule then holds so late that red comes late with it.
+FEW_ML: Final = 100_000
+LONG_WINDOW_MS: Final = 12 * MS_PER_HOUR
 # The limits that profiles have in their `[timing]` table.
 TIMEOUT_MS_MIN, TIMEOUT_MS_MAX = 10, 10_000
 RETRIES_MAX: Final = 5
@@ -227,6 +230,7 @@ def _read_rule(table: Table, *, inherited: _Rule | None) -> _Rule:
         )
     if "threshold_m3" in table and table.is_good("window_h", "threshold_m3"):
         _warn_of_litres(table, rule)
+    _warn_of_late_red(table, rule)
     return rule
 
 
@@ -280,6 +284,19 @@ def _warn_of_litres(table: Table, rule: _Rule) -> None:
         number, litres_as_m3 = _cubic_metres(threshold_ml), _cubic_metres(threshold_ml // 1000)
         advice = f'the number is cubic metres; for {number} litres write "{litres_as_m3}"'
         table.warning("threshold_m3", f"{much}: almost every home would always be reported — {advice}")
+
+
+def _warn_of_late_red(table: Table, rule: _Rule) -> None:
+    """Warn of few litres in many hours: red needs the county's rule as well (the figures: docs/backtest.md)."""
+    few_in_long = 0 < rule.threshold_ml < FEW_ML and rule.window_ms > LONG_WINDOW_MS
+    keys = [key for key in ("threshold_m3", "window_h") if key in table and table.is_good(key)]
+    if few_in_long and keys:
+        much = f"less than {volume_in_words(rule.threshold_ml)} in {duration_in_words(rule.window_ms)}"
+        table.warning(
+            keys[0],
+            f"{much}: red waits for the county's rule; with 0.01 m³ in 24 h red came 10 hours later in the backtest —"
+            " write window_h = 12 or less, and ask shuiwang advise what suits the home",
+        )
 
 
 def _warn_of_coarse_steps(name: str, step_ml: int, tables: list[Table]) -> None:

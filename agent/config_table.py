@@ -22,6 +22,8 @@ from protocols.contract import NAME_PATTERN
 
 SHOWN_CHARACTERS_MAX: Final = 120  # a path is shown whole, a novel is not
 COMPARED_CHARACTERS_MAX: Final = 60  # longer words resemble none of ours
+# Ports that are a connection; they need a host and a port number.
+NETWORK_PORTS: Final = ("socket", "rfc2217")
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -292,6 +294,15 @@ class Claims:
 
 def _listed(words: list[str]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def lacks_host(port: str) -> bool:
+    """Tell whether a network port (`socket://`, `rfc2217://`) lacks its host or its port number."""
+    scheme, separator, rest = port.partition("://")
+    if not separator or scheme.lower() not in NETWORK_PORTS:
+        return False
+    match = re.match(r"(?:[^\s/:?]+|\[[0-9a-fA-F:.]+\]):([0-9]{1,5})(?:[/?]|$)", rest)
+    return match is None or not 1 <= int(match[1]) <= 65535
 
 
 def shown(value: object) -> str:

@@ -2,18 +2,18 @@
 
     python benchmarks/advice.py [--data ../shared/data]
 
-Real homes, hourly readings. A window is a history (60 days, which a gateway remembers, or 120) and the 30 days after it;
-a new one begins every 15 days. The watch starts empty with the history. Red alerts are those of silences that ended
+Real homes, hourly readings. A window is a history (60 days, which a gateway remembers, or 120) and the 30 days after
+it; a new one begins every 15 days. The watch starts empty with the history. Red alerts are those of silences that ended
 within 36 h, months are months at home. *Quiet month*: what a rule would have done that goes down to 400 where the last
 30 days had not one red alert at 400.
 """
 
 import argparse
+import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-import sys
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from agent.backtest.advice import COSTS_H, LEARN_DAYS, MONTH_DAYS, months_at_home, reds_since
@@ -106,23 +106,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
     path = parser.parse_args().data / "households.csv.gz"
+    homes = {home.meter: home for home in load(path, [meter for meters in GROUPS.values() for meter in meters])}
     for history_days in (60, 120):
-        for group, meters in GROUPS.items():
-            homes = load(path, meters)
-            found = [one for home in homes for one in windows(home, history_days=history_days, every_days=15)]
-            print(f"{history_days} days of history, {group}: {len(found)} windows")
-            _line("as recommended", found, lambda window: window.recommended)
+        known = {meter: list(windows(home, history_days=history_days, every_days=15)) for meter, home in homes.items()}
+        one = (*GROUPS["training"], *GROUPS["report"])
+        for group, meters in {**GROUPS, "one resident": one}.items():
+            found = [window for meter in meters for window in known[meter]]
+            print(f"{history_days} days of history, {group}")
+            _line("as recommended", found, price=lambda window: window.recommended)
             for cost_h in COSTS_H:
-                _line(f"  {cost_h} recommended", [one for one in found if one.recommended == cost_h], None)
-            _line("quiet month", [one for one in found if one.quiet_month], lambda _: CHEAP_H)
-            for cost_h in COSTS_H:
-                _line(f"always {cost_h}", found, lambda _, cost_h=cost_h: cost_h)
+                chosen = [window for window in found if window.recommended == cost_h]
+                _line(f"  {cost_h} recommended", chosen, price=lambda window: window.recommended)
+            _line("quiet month", [window for window in found if window.quiet_month], price=lambda _: CHEAP_H)
+            _line(f"always {CHEAP_H}", found, price=lambda _: CHEAP_H)
 
 
-def _line(name: str, found: Sequence[Window], price: Callable[[Window], int] | None) -> None:
+def _line(name: str, found: Sequence[Window], *, price: Callable[[Window], int]) -> None:
     if found:
-        chosen = total(found, price or (lambda window: window.recommended))
-        print(f"  {name:22} {len(found):4} windows, next month {chosen:.2f} (at {COST_H}: {total(found, lambda _: COST_H):.2f})")
+        default = total(found, lambda _: COST_H)
+        print(f"  {name:18} {len(found):4} windows, next month {total(found, price):.2f} (at {COST_H}: {default:.2f})")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,9 @@ from protocols.errors import ContractError
 WAIT_S: Final = 30.0
 # A meter is read in its turn: every five minutes by default.
 READ_NOW_WAIT_S: Final = 360.0
+DAY_MS: Final = 86_400_000
+# What a gateway allows; whoever is told here need not wait for its refusal.
+ABSENCE_DAYS_MAX: Final = 90
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -187,10 +190,16 @@ def _made(
     make: Callable[[dict[str, Any]], Command], *, wait_s: float, now_ns: Callable[[], int] = time.time_ns
 ) -> Command:
     """Return the command, or say what of it is wrong before anybody is asked. Raises ConfigurationError."""
-    deadline = contract.instant(now_ns() // 1_000_000 + round(wait_s * 1000))
+    now_ms = now_ns() // 1_000_000
+    deadline = contract.instant(now_ms + round(wait_s * 1000))
     try:
         command = make({"schema": contract.COMMAND_SCHEMA, "id": new_command_id(), "deadline": deadline})
         contract.decode(contract.Leaf.COMMAND, contract.encode(command))
     except (ValueError, ContractError) as error:
         raise ConfigurationError(str(error)) from error
+    if isinstance(command, AbsenceCommand) and contract.wall_ms(command.until) > now_ms + ABSENCE_DAYS_MAX * DAY_MS:
+        raise ConfigurationError(
+            f"--until {command.until} is more than {ABSENCE_DAYS_MAX} days ahead: declare at most that, and again after"
+            f" it. 最多登记 {ABSENCE_DAYS_MAX} 天，到期可再次登记。"
+        )
     return command

@@ -134,6 +134,12 @@ def local_time(instant: str, *, timezone: datetime.tzinfo | None = None) -> str:
     return f"{moment:%Y-%m-%d %H:%M}"
 
 
+def utc_offset(instant: str) -> str:
+    """Return how far the machine's own clock is from UTC at a contract instant: `+08:00`. Raises ContractError."""
+    moment = datetime.datetime.fromtimestamp(wall_ms(instant) / 1000, datetime.UTC).astimezone()
+    return moment.isoformat(timespec="minutes")[-6:]
+
+
 def printable(text: str) -> str:
     """Return a text in which every control or formatting character is a visible mark of one column."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)

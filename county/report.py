@@ -21,6 +21,7 @@ from county.display import (
     evidence_text,
     local_time,
     printable,
+    utc_offset,
 )
 from county.errors import DatabaseError
 from county.ingest import absence_of
@@ -227,9 +228,16 @@ def print_report(report: Report, console: Console, *, timezone: datetime.tzinfo 
 
 
 def _sections(report: Report, *, timezone: datetime.tzinfo | None) -> list[RenderableType]:
-    sections: list[RenderableType] = []
+    sections: list[RenderableType] = [Text(_clocks(report, timezone=timezone))]
     alerts = _table(
-        "未解除报警 open alerts", "级别 level", "状态 state", "类别 kind", "水表 meter", "自 since", "说明 what it says"
+        "未解除报警 open alerts",
+        "级别 level",
+        "状态 state",
+        "类别 kind",
+        "水表 meter",
+        "自 since",
+        "告知 told at",
+        "说明 what it says",
     )
     for alert in report.alerts:
         alerts.add_row(
@@ -238,6 +246,7 @@ def _sections(report: Report, *, timezone: datetime.tzinfo | None) -> list[Rende
             _cell(KIND_TEXT[alert.kind]),
             _cell(f"{alert.meter or '-'} @ {alert.gateway} ({alert.county})"),
             _cell(local_time(alert.since, timezone=timezone)),
+            _cell(local_time(alert.at, timezone=timezone)),
             _cell(" ".join((alert.text or {}).values()) or evidence_text(alert.evidence, timezone=timezone)),
         )
     sections.append(alerts if report.alerts else Text("没有未解除的报警 no open alerts", style="green"))
@@ -269,6 +278,21 @@ def _sections(report: Report, *, timezone: datetime.tzinfo | None) -> list[Rende
         )
     )
     return sections
+
+
+def _clocks(report: Report, *, timezone: datetime.tzinfo | None) -> str:
+    """Say whose clocks the times below are of; the machine's own are told by their offset at the newest of them."""
+    zone_zh, zone_en = str(timezone), str(timezone)
+    if timezone is None:
+        heard = [alert.at for alert in report.alerts] + [
+            one.last_seen_at for one in report.gateways if one.last_seen_at
+        ]
+        offset = f" UTC{utc_offset(max(heard))}" if heard else ""
+        zone_zh, zone_en = f"本机{offset}", f"this machine{offset}"
+    return (
+        f"时间为 {zone_zh}；网关的说明用当地时间。"
+        f"times of {zone_en}; the words of a gateway tell the time of its village"
+    )
 
 
 def _away_section(report: Report, *, timezone: datetime.tzinfo | None) -> list[RenderableType]:

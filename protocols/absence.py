@@ -6,9 +6,12 @@ from typing import Final
 
 import msgspec
 
-from protocols.contract import AbsenceNotice, Daily, Ending, instant
+from protocols.contract import AbsenceNotice, Daily, Ending, instant, wall_ms
 
 _TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2})?", re.ASCII)
+# The first and the last instant that `instant` writes with four digits of a year.
+_FIRST_MS: Final = wall_ms("1000-01-01T00:00:00.000Z")
+_LAST_MS: Final = wall_ms("9999-12-31T23:59:59.999Z")
 _HOURS: Final = re.compile(r"(\d{2}:\d{2})-(\d{2}:\d{2})", re.ASCII)
 
 
@@ -58,7 +61,8 @@ class Absence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 def local_time(text: str, *, zone: datetime.tzinfo | None, is_end: bool) -> int:
     """Return the wall clock (UTC, ms) of `2026-12-01 18:30`, or of `2026-12-01`: its beginning, or its end.
 
-    `zone` None is that of the machine. Raises ValueError, which says in two languages what is right.
+    `zone` None is that of the machine. What lies beyond the calendar's last instant is that instant: too far ahead for
+    whoever asks, and no other mistake. Raises ValueError, which says in two languages what is right.
     """
     shape = _TIME.fullmatch(text)
     if shape is None:
@@ -67,11 +71,17 @@ def local_time(text: str, *, zone: datetime.tzinfo | None, is_end: bool) -> int:
         )
     try:
         moment = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error} 没有这个日期") from error
+    try:
         if is_end and shape[1] is None:
             moment += datetime.timedelta(days=1)
-        return round(moment.replace(tzinfo=zone).timestamp() * 1000)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{text!r}: {error} 没有这个日期") from error
+        time_ms = round(moment.replace(tzinfo=zone).timestamp() * 1000)
+    except (ValueError, OverflowError):
+        time_ms = _LAST_MS if moment.year == datetime.MAXYEAR else _FIRST_MS - 1
+    if time_ms < _FIRST_MS:
+        raise ValueError(f"{text!r}: lies before every calendar 日期过早")
+    return min(time_ms, _LAST_MS)
 
 
 def daily_hours(text: str) -> Daily:

@@ -16,7 +16,7 @@ from agent.backtest.pricing import expected_reds, suitable_cost_h
 from agent.backtest.replay import Replay
 from agent.backtest.rules import RuleSet
 from agent.backtest.score import MONTH_H, RED, YELLOW, Figures, figures_of, score
-from agent.backtest.stops import Delays, choose, simulate
+from agent.backtest.stops import MINUTE_MS, Delays, choose, simulate
 from agent.detection.limit import COST_H, LEARN_MIN
 from agent.detection.watch import DAY_MS, HOUR_MS, STANDS
 
@@ -169,7 +169,8 @@ def advise(home: Home, *, clock: LocalClock, ordered: RuleSet) -> Advice | None:
     volumes = _window_volumes(home, own, since_ms=since_ms)
     used_ml = _used_ml(home, own, since_ms=since_ms)
     recommended = None
-    if sum(own.tally.home_ms) > 0:
+    # A register that is too coarse to show use does not show that there was none either.
+    if watch.is_blind or watch.limit.silent_min * MINUTE_MS < end_ms - since_ms:
         recommended = _recommended(month, ordered, rules, past_months=past_months, month_days=month_days)
     return Advice(
         meter=home.meter,
@@ -195,7 +196,9 @@ def advise(home: Home, *, clock: LocalClock, ordered: RuleSet) -> Advice | None:
 
 def reds_since(replay: Replay, since_ms: int) -> int:
     """Count the red alerts of a replay, closed, that came after a time and while somebody was at home."""
-    return sum(episode.red_ms is not None and episode.red_ms > since_ms and not episode.absence for episode in replay.episodes)
+    return sum(
+        episode.red_ms is not None and episode.red_ms > since_ms and not episode.absence for episode in replay.episodes
+    )
 
 
 def months_at_home(home: Home, absences: Sequence[tuple[int, int]], *, since_ms: int) -> float:

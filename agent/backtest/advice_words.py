@@ -2,14 +2,14 @@
 
 from typing import Any, Final
 
-from agent.backtest.advice import LEARN_DAYS, LEAST_DAYS, MONTH_DAYS, Advice, RuleAdvice
+from agent.backtest.advice import LEARN_DAYS, LEAST_DAYS, MONTH_DAYS, Advice, Finer, Recommended, RuleAdvice
 from agent.backtest.rules import RuleSet
+from agent.backtest.score import MONTH_H
 from agent.detection.watch import HOUR_MS
 
 Words = dict[str, str]
 # A register that counts in such steps does not show that somebody has washed their hands.
 COARSE_STEP_ML: Final = 10_000
-MONTH_H: Final = 730.5
 
 _SAID: Final[dict[str, Words]] = {
     "too short": {
@@ -45,25 +45,55 @@ _SAID: Final[dict[str, Words]] = {
         "en": "The county's rule held {standing:.0%} of the time last month: {alerts_en}.",
     },
     "as set": {
-        "zh": "建议 red_cost_h = {cost_h}，与现用的相同：上月在家时红色告警 {red} 次{help_zh}。",
+        "zh": (
+            "建议 red_cost_h = {cost_h}，与现用的相同：预计每月在家时红色告警约 {expected:.1f} 次{help_zh}。{seen_zh}"
+        ),
         "en": (
-            "Recommended: red_cost_h = {cost_h}, as it is set now: {red_en} last month while somebody was at"
-            " home{help_en}."
+            "Recommended: red_cost_h = {cost_h}, as it is set now: about {expected:.1f} red alerts a month are to be"
+            " expected while somebody is at home{help_en}. {seen_en}"
         ),
     },
     "earlier": {
-        "zh": "建议 red_cost_h = {cost_h}（现用 {now_h}）：即使这样，上月在家时也没有红色告警，救助可以更早{help_zh}。",
+        "zh": (
+            "建议 red_cost_h = {cost_h}（现用 {now_h}）：即使这样，预计每月在家时红色告警约 {expected:.1f} 次，"
+            "不到一次，救助可以更早{help_zh}。{seen_zh}"
+        ),
         "en": (
-            "Recommended: red_cost_h = {cost_h} (now {now_h}): even so not one red alert would have come last month"
-            " while somebody was at home, and help comes earlier{help_en}."
+            "Recommended: red_cost_h = {cost_h} (now {now_h}): even so about {expected:.1f} red alerts a month, less"
+            " than one, are to be expected while somebody is at home, and help comes earlier{help_en}. {seen_en}"
         ),
     },
     "later": {
-        "zh": "建议 red_cost_h = {cost_h}（现用 {now_h}，上月在家时红色告警 {now} 次）：只有 {red} 次{help_zh}。",
-        "en": (
-            "Recommended: red_cost_h = {cost_h} (now {now_h}, which gave {now_en} last month while somebody was at"
-            " home): only {red}{help_en}."
+        "zh": (
+            "建议 red_cost_h = {cost_h}（现用 {now_h}，预计每月在家时红色告警约 {now:.1f} 次）：约 {expected:.1f}"
+            " 次{help_zh}。{seen_zh}"
         ),
+        "en": (
+            "Recommended: red_cost_h = {cost_h} (now {now_h}, at which about {now:.1f} red alerts a month are to be"
+            " expected while somebody is at home): about {expected:.1f}{help_en}. {seen_en}"
+        ),
+    },
+    "seen": {
+        "zh": "（在家的 {days:.0f} 天里有 {reds} 次；再参照真实家庭的经验估计，因为平静的一两个月说明不了下个月。）",
+        "en": (
+            "({reds_en} in {days:.0f} days at home, weighed with what real homes had: a quiet month or two is no"
+            " promise.)"
+        ),
+    },
+    "nobody": {
+        "zh": (
+            "最近 {days:g} 天没有看到有人真正用水，因此没有建议。请上门看看这户是否有人居住：无人居住请登记外出"
+            "（shuiwang absence add）；有人居住则是表没有反映他们的用水。"
+        ),
+        "en": (
+            "No real use of water was seen in the last {days:g} days, so nothing is recommended. Look whether somebody"
+            " lives there: if nobody does, declare an absence (shuiwang absence add); if somebody does, this meter does"
+            " not show what they use."
+        ),
+    },
+    "acts": {
+        "zh": "改了配置后，从服务下次启动起生效（systemctl restart shuiwang）。",
+        "en": "A changed configuration acts from the next start of the service on (systemctl restart shuiwang).",
     },
     "help": {
         "zh": "；若突然停止用水，红色告警一般在 {median_h:.0f} 小时后发出，十次有九次在 {p90_h:.0f} 小时内",
@@ -147,15 +177,22 @@ def too_short(meter: str) -> Words:
 
 def sentences(advice: Advice, *, ordered: RuleSet) -> list[Words]:
     """Return what is to be said of a home, the most important first."""
-    said = [_honesty(advice, ordered), _county(advice, ordered), _recommended(advice, ordered), _finer(advice)]
-    said += [_limits(advice), _leak(advice), _step(advice, ordered), _absences(advice)]
+    recommended = advice.recommended
+    if recommended is None:
+        said = [_say("nobody", days=advice.month_days), _leak(advice), _step(advice, ordered)]
+    else:
+        said = [_honesty(advice, ordered), _county(advice, ordered), _recommended(advice, recommended, ordered)]
+        said += [_finer(recommended.finer), _acts(advice, ordered), _limits(advice), _leak(advice)]
+        said += [_step(advice, ordered), _absences(advice)]
     return [words for words in said if words is not None]
 
 
 def detection_table(advice: Advice, *, ordered: RuleSet) -> list[str]:
     """Return the lines of `[meter.detection]` that differ from what is configured."""
-    recommended, finer = advice.recommended, advice.recommended.finer
-    lines = []
+    recommended = advice.recommended
+    if recommended is None:
+        return []
+    lines, finer = [], recommended.finer
     if finer is not None and recommended.is_finer:
         if finer.window_h * HOUR_MS != ordered.window_ms:
             lines.append(f"window_h = {finer.window_h:g}")
@@ -186,31 +223,36 @@ def _county(advice: Advice, ordered: RuleSet) -> Words | None:
     return _say("sometimes low", standing=rule.standing, alerts=rule.alerts, alerts_en=alerts_en)
 
 
-def _recommended(advice: Advice, ordered: RuleSet) -> Words:
-    cost_h, now_h = advice.recommended.red_cost_h, ordered.cost_h
+def _recommended(advice: Advice, recommended: Recommended, ordered: RuleSet) -> Words:
+    cost_h, now_h = recommended.red_cost_h, ordered.cost_h
     red, now = _own(advice, cost_h), _own(advice, now_h)
     help_by = {"zh": "", "en": ""}
     if red.median_h is not None and red.p90_h is not None:
         help_by = _say("help", median_h=red.median_h, p90_h=red.p90_h)
+    reds = red.past_reds or 0
+    seen = _say("seen", reds=reds, reds_en=_count(reds, "red alert"), days=advice.past_months * MONTH_H / 24)
     return _say(
         "as set" if cost_h == now_h else "earlier" if cost_h < now_h else "later",
         cost_h=cost_h,
         now_h=now_h,
-        red=red.alerts,
-        red_en=_count(red.alerts, "red alert"),
-        now=now.alerts,
-        now_en=_count(now.alerts, "red alert"),
+        expected=red.expected_reds,
+        now=now.expected_reds,
         help_zh=help_by["zh"],
         help_en=help_by["en"],
+        seen_zh=seen["zh"],
+        seen_en=seen["en"],
     )
+
+
+def _acts(advice: Advice, ordered: RuleSet) -> Words | None:
+    return _say("acts") if detection_table(advice, ordered=ordered) else None
 
 
 def _own(advice: Advice, cost_h: int) -> RuleAdvice:
     return next(rule for rule in advice.rules if rule.red_cost_h == cost_h)
 
 
-def _finer(advice: Advice) -> Words | None:
-    finer = advice.recommended.finer
+def _finer(finer: Finer | None) -> Words | None:
     if finer is None:
         return None
     values = {"window_h": finer.window_h, "m3": finer.threshold_m3}

@@ -66,8 +66,8 @@ def gather(
         if time_ms < before_ms:
             bad.add(
                 place(number),
-                f"meter {brief(meter)} goes back in time, from {clock.local(before_ms)} to {brief(timestamp)}: the rows of a"
-                " meter must be sorted by time (and --timezone be that of the file)",
+                f"meter {brief(meter)} goes back in time, from {clock.local(before_ms)} to {brief(timestamp)}: the rows"
+                " of a meter must be sorted by time (and --timezone be that of the file)",
             )
             continue
         if values == INTERVAL:
@@ -75,7 +75,8 @@ def gather(
         elif value_ml < 0:
             bad.add(
                 place(number),
-                f"a register of {brief(litres)} L: no register is below 0. For use since the row before: --values interval",
+                f"a register of {brief(litres)} L: no register is below 0. For use since the row before:"
+                " --values interval",
             )
             continue
         home.times.append(time_ms)

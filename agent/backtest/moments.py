@@ -107,8 +107,8 @@ class LocalClock:
         time_ms = _ms(local)
         if self.local(time_ms) != moment:
             raise BadTime(
-                f"{brief(text)} does not exist in {self._timezone}: the clocks skip it. Times without summer time need a zone"
-                " without it, such as Etc/GMT-1"
+                f"{brief(text)} does not exist in {self._timezone}: the clocks skip it. Times without summer time need"
+                " a zone without it, such as Etc/GMT-1"
             )
         return _ms(local.replace(fold=1)) if time_ms <= after_ms else time_ms
 

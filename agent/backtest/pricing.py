@@ -1,8 +1,8 @@
 """Which price of a false red alert suits a home: what it has shown, weighed with what real homes have shown.
 
-One quiet month says little. On the one-resident homes of decision 4, a month without one red alert at a price of 400 was
-followed by 1.7 a month. So what a home shows counts as much as it lasts (Poisson), beside what such homes had (a gamma
-prior); with reds counted in so many months at home, the reds to expect in a month to come are
+One quiet month says little: on the one-resident homes of decision 4, a month without one red alert at a price of 400
+was followed by 1.9 a month. So what a home shows counts for as long as it lasted (Poisson), beside what such homes had
+(a gamma prior). With reds counted in so many months at home, those to expect in a month to come are
 
     (SHAPE + reds) / (SHAPE / usual + months)
 """
@@ -26,7 +26,7 @@ def usual_reds(cost_h: int) -> float:
     pairs = list(itertools.pairwise(known))
     (low_h, low), (high_h, high) = next((pair for pair in pairs if cost_h <= pair[1][0]), pairs[-1])
     share = math.log(cost_h / low_h) / math.log(high_h / low_h)
-    return low * (high / low) ** share
+    return low * math.pow(high / low, share)
 
 
 def expected_reds(cost_h: int, *, reds: int, months: float) -> float:

@@ -288,6 +288,32 @@ async def test_an_absence_of_more_than_90_days_or_one_that_is_over_is_refused(co
     assert len(actions.done) == 2
 
 
+@pytest.mark.parametrize("zone", ["Asia/Shanghai", "America/New_York"])
+@pytest.mark.parametrize("until", ["9999-12-31T23:59:59.999Z", "9999-12-31T00:00:00.000Z"])
+async def test_the_end_of_the_calendar_is_too_far_ahead(commands, actions, store, clock, zone, until):
+    """No clock of the village shows it, and nothing is said to be wrong with the gateway."""
+    here = Commands(store=store, clock=clock, actions=actions, meters=["m-001"], zone=zoneinfo.ZoneInfo(zone))
+    text = refused(await here.handle(away(until_ms=contract.wall_ms(until))), Refusal.INVALID)
+    assert "more than 90 days ahead" in text["en"]
+    assert "9999" in text["zh"]
+    assert actions.done == []
+
+
+async def test_the_first_day_of_the_calendar_is_over(actions, store, clock):
+    here = Commands(
+        store=store,
+        clock=clock,
+        actions=actions,
+        meters=["m-001"],
+        zone=zoneinfo.ZoneInfo("America/New_York"),
+    )
+    first = "0001-01-01T00:00:00.000Z"
+    over = command("absence", meter="m-001", until=first, declared_by="technician")
+    assert "over already" in refused(await here.handle(over), Refusal.INVALID)["en"]
+    late = command("present", number=2, meter="m-001", deadline=first)
+    assert "was over" in refused(await here.handle(late), Refusal.LATE)["en"]
+
+
 @pytest.mark.parametrize("do", ["present", "read_now"])
 async def test_a_meter_that_is_not_there_is_refused_with_the_one_that_may_be_meant(commands, actions, do):
     text = refused(await commands.handle(command(do, meter="m-0001")), Refusal.UNKNOWN_METER)

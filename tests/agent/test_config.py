@@ -136,6 +136,7 @@ def test_a_full_file_gives_exact_settings(tmp_path):
     assert second.detection == DetectionSettings(window_ms=88_200_000, threshold_ml=12_345)
     assert {warning.key for warning in result.warnings} == {
         'bus "rs485-1": baudrate',
+        'meter "m-002": detection.threshold_m3',
         'bus "rs485-1": parity',
         'bus "rs485-1": stop_bits',
     }
@@ -334,6 +335,25 @@ def test_a_profile_that_is_no_file_is_refused_without_reading_it(name):
 def test_what_is_no_time_zone(name):
     (problem,) = problems_of(HEAD.replace("[broker]", f'timezone = "{name}"\n[broker]') + BUS + METER)
     assert ":4: gateway: timezone: there is no time zone" in problem
+
+
+@pytest.mark.parametrize(
+    ("for_all", "for_one", "key"),
+    [
+        ('threshold_m3 = "0.01"\nwindow_h = 24', "", "detection: threshold_m3"),
+        ('threshold_m3 = "0.0999"\nwindow_h = 12.5', "", "detection: threshold_m3"),
+        ('threshold_m3 = "0.01"', "window_h = 24", 'meter "m-1": detection.window_h'),
+        ("window_h = 24", 'threshold_m3 = "0.01"', 'meter "m-1": detection.threshold_m3'),
+        ('threshold_m3 = "0.01"\nwindow_h = 12', "", None),
+        ('threshold_m3 = "0.1"\nwindow_h = 24', "", None),
+        ('threshold_m3 = "0.01"\nwindow_h = 24', "red_cost_h = 400", "detection: threshold_m3"),
+    ],
+)
+def test_few_litres_in_many_hours_make_red_late(for_all, for_one, key):
+    detection = f"[meter.detection]\n{for_one}\n" if for_one else ""
+    said = parse(f"{HEAD}{BUS}[detection]\n{for_all}\n{METER}{detection}").warnings
+    assert [one.key for one in said] == ([] if key is None else [key]), said
+    assert all("red came 10 hours later in the backtest" in one.message for one in said)
 
 
 def test_a_rule_for_all_is_reported_once_for_many_meters():
@@ -559,7 +579,8 @@ def test_the_summary_is_json_and_says_the_rules_in_words():
     (bus,) = result["buses"]
     assert (bus["name"], bus["port"], bus["line"]) == ("b", "/dev/ttyS1", "9600 8N1")
     assert [meter["id"] for meter in bus["meters"]] == ["m-1", "m-2", "m-3"]
-    assert result["warnings"] == []
+    (late,) = result["warnings"]
+    assert 'meter "m-3": detection.threshold_m3: less than 6 L in 24 h: red waits for the county\'s rule' in late
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
+import agent.commands
 from county import command_cli
 from county.cli import app
 from county.command import Asking
@@ -79,6 +80,9 @@ def test_a_day_is_meant_to_its_end_in_the_time_zone_given(asked):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["absence", "m-001", "--until", "9999-12-31"], "more than 90 days ahead"),
+        (["absence", "m-001", "--until", "9999-12-31 23:59"], "more than 90 days ahead"),
+        (["absence", "m-001", "--until", DAY, "--from", "0001-01-01"], "'0001-01-01': lies before"),
         (["absence", "m-001", "--until", "soon"], "write 2026-12-01"),
         (["absence", "m-001", "--until", DAY, "--from", "2099-01-01"], "must be later than"),
         (["absence", "m-001", "--until", DAY, "--quiet", "22"], "22:00-06:00"),
@@ -122,3 +126,7 @@ def test_programs_get_the_reply_as_it_came(asked):
     reply = contract.decode(Leaf.REPLY, done.stdout.encode())
     assert reply.id == asked[0][3]["id"]
     assert asked[0][2] == 5
+
+
+def test_the_county_allows_as_long_an_absence_as_a_gateway():
+    assert command_cli.ABSENCE_DAYS_MAX == agent.commands.ABSENCE_DAYS_MAX

@@ -2,6 +2,8 @@
 
 import datetime
 import io
+import time
+import zoneinfo
 
 import msgspec
 import pytest
@@ -81,6 +83,41 @@ def test_people_get_tables_and_programs_json(receiver, file):
         assert piece in stream.getvalue()
     assert msgspec.json.decode(msgspec.json.encode(report), type=type(report)) == report
     assert report.alerts[0].id == EPISODE
+
+
+def test_an_alert_says_since_when_it_stands_when_it_was_told_and_by_which_clocks(receiver, file):
+    """The words of a gateway tell the time of its village; here it must be plain whose time is meant."""
+    step = alert(1, since="2026-11-21T16:00:00.000Z", at="2026-11-21T19:00:00.000Z")
+    receiver.receive([incoming(birth()), incoming(step)])
+    report = read_report(file)
+    shown = {}
+    for name in ("Asia/Shanghai", "America/St_Johns"):
+        stream = io.StringIO()
+        print_report(report, Console(file=stream, width=240), timezone=zoneinfo.ZoneInfo(name))
+        shown[name] = stream.getvalue()
+    shanghai, st_johns = shown["Asia/Shanghai"], shown["America/St_Johns"]
+    assert "2026-11-22 00:00" in shanghai
+    assert "2026-11-22 03:00" in shanghai
+    assert "2026-11-21 12:30" in st_johns
+    assert "2026-11-21 15:30" in st_johns
+    for text, zone in ((shanghai, "Asia/Shanghai"), (st_johns, "America/St_Johns")):
+        assert f"times of {zone}" in text
+        assert "自 since" in text
+        assert "告知 told at" in text
+
+
+@pytest.mark.parametrize(("machine", "offset"), [("Asia/Shanghai", "+08:00"), ("America/St_Johns", "-03:30")])
+def test_the_machine_s_own_zone_is_named_by_its_offset(receiver, file, monkeypatch, machine, offset):
+    monkeypatch.setenv("TZ", machine)
+    time.tzset()
+    try:
+        receiver.receive([incoming(birth()), incoming(alert(1, since="2026-11-21T16:00:00.000Z"))])
+        stream = io.StringIO()
+        print_report(read_report(file), Console(file=stream, width=240), timezone=None)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert f"times of this machine UTC{offset};" in stream.getvalue()
 
 
 def test_reading_a_report_changes_nothing_and_makes_no_file(tmp_path, file, receiver):

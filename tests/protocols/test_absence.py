@@ -59,6 +59,12 @@ def test_what_people_type_is_a_local_time(text, zone, is_end, utc):
     assert instant(local_time(text, zone=zone, is_end=is_end)) == utc
 
 
+@pytest.mark.parametrize("zone", [SHANGHAI, zoneinfo.ZoneInfo("America/New_York"), None])
+def test_the_end_of_the_calendar_is_a_time_and_too_far_ahead_for_anybody(zone):
+    assert instant(local_time("9999-12-31", zone=zone, is_end=True)) == "9999-12-31T23:59:59.999Z"
+    assert local_time("9999-12-30 23:59", zone=zone, is_end=True) < local_time("9999-12-31", zone=zone, is_end=True)
+
+
 def test_without_a_zone_it_is_the_machines_own():
     local = datetime.datetime(2026, 12, 1, 18, 30).astimezone()
     assert local_time("2026-12-01 18:30", zone=None, is_end=True) == round(local.timestamp() * 1000)
@@ -67,10 +73,11 @@ def test_without_a_zone_it_is_the_machines_own():
 @pytest.mark.parametrize(
     "text",
     ["", "tomorrow", "2026-13-01", "2026-02-29", "20261201", "2026-W50", "2026-12-01T18", "2026-12-01 24:00",
-     "2026-12-01 18:30:00", "2026-12-01T18:30Z", "2026-12-01 18:30+08:00", "２０２６-12-01", "9999-12-31"],
+     "2026-12-01 18:30:00", "2026-12-01T18:30Z", "2026-12-01 18:30+08:00", "２０２６-12-01",
+     "0001-01-01", "0999-12-31"],
 )  # fmt: skip
 def test_what_is_no_time_is_refused_in_words(text):
-    with pytest.raises(ValueError, match=r"2026-12-01|没有这个日期"):
+    with pytest.raises(ValueError, match=r"2026-12-01|没有这个日期|日期过早"):
         local_time(text, zone=SHANGHAI, is_end=True)
 
 

@@ -112,7 +112,40 @@ def test_a_quiet_month_lets_red_come_earlier(life, shanghai):
     assert rule(regular, "own limit, red_cost_h 400").alerts == 0
     assert regular.recommended.red_cost_h == 400
     assert detection_table(regular, ordered=ORDERED)[-1] == "red_cost_h = 400"
-    assert "red_cost_h = 400 (now 1500): even so not one red alert" in said(regular)
+    assert "red_cost_h = 400 (now 1500): even so about 0.9 red alerts a month, less than one," in said(regular)
+    assert "(0 red alerts in 86 days at home" in said(regular)
+    assert "acts from the next start of the service" in said(regular)
+
+
+def test_two_quiet_months_are_no_promise(life, shanghai):
+    """What a gateway remembers. On real homes such a month was followed by 1.9 red alerts a month at a price of 400."""
+    regular = advise(life(days=60, still=0.1), clock=shanghai, ordered=ORDERED)
+    cheap = rule(regular, "own limit, red_cost_h 400")
+    assert (cheap.alerts, cheap.past_reds) == (0, 0)
+    assert cheap.expected_reds > 1
+    assert regular.recommended.red_cost_h == 1500
+    assert "red_cost_h = 1500, as it is set now: about 0.7 red alerts a month" in said(regular)
+    assert detection_table(regular, ordered=ORDERED) == [] or "red_cost_h" not in str(
+        detection_table(regular, ordered=ORDERED)
+    )
+
+
+@pytest.mark.parametrize("leak_l_h", [0, 3])
+def test_nothing_is_recommended_for_a_home_in_which_nobody_is(life, shanghai, leak_l_h):
+    empty = advise(life(days=80, away=((0, 80),), leak_l_h=leak_l_h), clock=shanghai, ordered=ORDERED)
+    assert empty.recommended is None
+    assert detection_table(empty, ordered=ORDERED) == []
+    assert said(empty).startswith("No real use of water was seen in the last 30 days, so nothing is recommended.")
+    assert "declare an absence" in said(empty)
+    assert ("leak now" in said(empty)) == bool(leak_l_h)
+    assert "red_cost_h" not in said(empty)
+    assert "somebody was at home" not in said(empty)
+
+
+def test_a_home_that_was_empty_for_most_of_the_time_changes_nothing(life, shanghai):
+    seldom = advise(life(days=60, away=((14, 45),)), clock=shanghai, ordered=RuleSet(name="ordered", cost_h=4000))
+    assert seldom.past_months < 0.6
+    assert seldom.recommended.red_cost_h == 4000
 
 
 def test_a_month_of_false_alarms_makes_red_dearer(life, shanghai):

@@ -79,9 +79,7 @@ def benchmark():
 def test_on_real_homes_two_months_never_make_red_cheap_and_the_next_month_stays_below_one(households, benchmark):
     """Where one month without a red alert was taken for a promise, the next month broke it."""
     homes = benchmark.load(households, ("D014", "D067"))
-    windows = [
-        window for home in homes for window in benchmark.windows(home, history_days=60, every_days=45)
-    ]
+    windows = [window for home in homes for window in benchmark.windows(home, history_days=60, every_days=45)]
     assert len(windows) > 10
     assert {window.recommended for window in windows} <= {1500, 4000}
     quiet = [window for window in windows if window.quiet_month]
@@ -92,5 +90,5 @@ def test_on_real_homes_two_months_never_make_red_cheap_and_the_next_month_stays_
 
 
 def test_the_shape_is_that_of_the_scatter_of_homes():
-    assert SHAPE == round(1 / 0.5**2)
+    assert round(1 / 0.5**2) == SHAPE
     assert all(cheap > dear for cheap, dear in itertools.pairwise(USUAL.values()))
