@@ -50,13 +50,13 @@ def _homes(report: Report) -> Table:
 
 
 def _table(report: Report, *names: str) -> Table:
-    """Return an empty table that fits into 100 columns."""
-    right = ["months\n月", "yellow\n/month", "red\n/month", "yellow\nstands", "red\nstands"]
+    """Return an empty table that fits into 80 columns, as long as homes and rules have short names."""
+    right = ["mon.\n月", "yellow\n/month", "red\n/month", "yellow\n%", "red\n%"]
     if report.stops:
-        right += ["h to yellow\nmed/mean/P90", "h to red\nmed/mean/P90", "missed\nred"]
+        right += ["h→yellow\nP50/⌀/P90", "h→red\nP50/⌀/P90", "never"]
     columns = [Column(name, no_wrap=True) for name in names]
     columns += [Column(name, justify="right", no_wrap=True) for name in right]
-    return Table(*columns, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    return Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), collapse_padding=True, pad_edge=False)
 
 
 def _cells(report: Report, figures: Figures) -> list[str]:
@@ -71,7 +71,7 @@ def _cells(report: Report, figures: Figures) -> list[str]:
     ]
     if figures.delays is not None:
         red = figures.delays[RED]
-        cells += [_delay(figures.delays[YELLOW]), _delay(red), f"{red.missed:,}/{red.missed + noticed(red):,}"]
+        cells += [_delay(figures.delays[YELLOW]), _delay(red), f"{red.missed:,}"]
     return cells
 
 
@@ -87,7 +87,8 @@ def _notes(report: Report) -> list[str]:
     ]
     if report.stops:
         standing = "; ".join(
-            f"{name}: yellow {_standing(figures.delays[YELLOW])}, red {_standing(figures.delays[RED])}"
+            f"{name}: yellow {_standing(figures.delays[YELLOW])}, red {_standing(figures.delays[RED])};"
+            f" {noticed(figures.delays[RED]):,} were told red"
             for name, figures in report.total.items()
             if figures.delays is not None
         )
@@ -120,7 +121,7 @@ def _standing(delays: DelayFigures) -> str:
 def _delay(delays: DelayFigures) -> str:
     if delays.median_h is None or delays.mean_h is None or delays.p90_h is None:
         return "–"
-    return f"{delays.median_h:.1f}/{delays.mean_h:.1f}/{delays.p90_h:.1f}"
+    return f"{delays.median_h:.3g}/{delays.mean_h:.1f}/{delays.p90_h:.3g}"
 
 
 def _number(value: float | None) -> str:
@@ -128,4 +129,4 @@ def _number(value: float | None) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
+    return "–" if share is None else f"{share * 100:.1f}"
