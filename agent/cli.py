@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import faulthandler
 import importlib
+import io
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -74,6 +77,8 @@ FastClockOption = Annotated[
     typer.Option("--fast-clock", metavar="RATE@REAL_MS:SHOWN_MS", help="A fast clock for demonstrations.", hidden=True),
 ]
 DEFAULT_CONFIG = Path("/etc/shuiwang/shuiwang.toml")
+# What writing to stdout says where it goes to a full disk, or to a terminal that went away.
+_OUTPUT_LOST = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @app.command()
@@ -178,8 +183,29 @@ def demo(
 
 def main() -> None:
     """Run the command line; a failure that we foresee is one line and an exit code, never a traceback."""
-    with contextlib.suppress(BrokenPipeError):
-        app()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Chinese still gets the English
+    try:
+        with contextlib.suppress(BrokenPipeError):
+            app()
+    except OSError as error:
+        if error.filename is None and error.errno in _OUTPUT_LOST:
+            _end_without_output(ExitCode.USAGE, error)
+        raise
+    except SystemExit as end:
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            _end_without_output(end.code or ExitCode.USAGE, error)
+        raise
+
+
+def _end_without_output(code: object, error: OSError) -> NoReturn:
+    """End the process where stdout takes nothing more; an exit code that says more than that stands."""
+    with contextlib.suppress(OSError):
+        print(f"the output cannot be written 无法输出: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(code if isinstance(code, int) else ExitCode.BUG)  # else what is in the buffer would be tried once more
 
 
 def _load(path: Path) -> "Config":
@@ -203,7 +229,7 @@ def _clock(fast_clock: str | None) -> "Clock":
 
 
 def _print_json(value: object) -> None:
-    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))  # bytes: JSON is UTF-8 everywhere
 
 
 def _fail(code: ExitCode, message: str) -> NoReturn:

@@ -57,8 +57,7 @@ _DECIMALS: Final = {"flow": 4, "temperature": 2, "pressure": 2}
 
 # Some sleeping meters want a longer preamble than the four of the standard; 32 are 0.15 s at 2400 bit/s.
 PREAMBLE_BYTES_MAX: Final = 32
-# A radio modem's header and destination together; two or three bytes are usual. The shortest Modbus frame that writes
-# has eight.
+# A radio modem's header and destination; two or three are usual, and the shortest Modbus frame that writes has eight.
 LEAD_BYTES_MAX: Final = 7
 
 
@@ -104,8 +103,7 @@ class Cjt188Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # The unit code of totals without one in their layout.
     unit: str | None = None
     di_order: DiOrder = DiOrder.HIGH_FIRST
-    # From 10H on the type cannot pass for the length of an M-Bus frame that would end within our request.
-    meter_type: Annotated[int, msgspec.Meta(ge=0x10, le=0xFF)] = 0x10
+    meter_type: Annotated[int, msgspec.Meta(ge=0x10, le=0xFF)] = 0x10  # less could be the length of an M-Bus frame
     preamble_bytes: Annotated[int, msgspec.Meta(ge=0, le=PREAMBLE_BYTES_MAX)] = 4
     tx_prefix: str = ""  # hexadecimal, before the preamble: a radio modem's header
     # Flags and their bits, such as battery_low = "ST0.2"; with "ST0.2 doubtful" or "ST0.2 stands" where the flag means
@@ -131,11 +129,9 @@ class Cjt188Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         totals = [fields.get("fraction", fields["total"]), *filter(None, [fields.get("settled")])]
         if self.unit is None and not all(field.has_unit for field in totals):
             raise ValueError("a total without a unit code on the wire needs `unit`")
-        try:
-            lead = bytes.fromhex(self.tx_prefix)
-        except ValueError:
-            raise ValueError(f"tx_prefix {self.tx_prefix!r} is not hexadecimal") from None
-        check_lead(lead, what=f"tx_prefix {self.tx_prefix!r}")
+        if not re.fullmatch(r"(\s*[0-9A-Fa-f]{2})*\s*", self.tx_prefix):
+            raise ValueError(f"tx_prefix {self.tx_prefix!r} is not hexadecimal")
+        check_lead(bytes.fromhex(self.tx_prefix), what=f"tx_prefix {self.tx_prefix!r}")
         for flag, bit in self.status.items():
             check_name(flag)
             if not re.fullmatch(f"ST[01][.][0-7]( ({'|'.join(Effect)}))?", bit):
@@ -177,10 +173,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_lead(lead: bytes, *, what: str) -> None:
-    """Raise ValueError where the bytes before a preamble could be, or begin, a frame that a meter obeys.
+    """Raise ValueError where the bytes before a preamble could be, or begin, a frame that writes.
 
-    Nothing but our request to read may be found on the line: CJ/T 188 frames and those of M-Bus that write begin with
-    68, and Modbus frames that write are longer.
+    CJ/T 188 frames and M-Bus frames that write begin with 68; Modbus frames that write are longer.
     """
     if len(lead) > LEAD_BYTES_MAX:
         raise ValueError(f"{what} has {len(lead)} bytes; at most {LEAD_BYTES_MAX} may stand before the preamble")

@@ -4,7 +4,7 @@
 line 2400                                   the baud rate
 frame 8E1                                   data bits, parity, stop bits
 framing ascii                               how Modbus travels, where it is not RTU: ascii or tcp
-meter 17 usw-dn15-40 timeout_ms=500         a meter on the line and its profile
+meter 17 usw-dn15-40 timeout_ms=500 new=1   a meter on the line and its profile; new: the first reading comes first
 +0000 read 17                               we read the meter (a passive capture has no such line)
 +0100 >> 11 03 02 04 00 04 06 E0            the master sends
 +0130 << 11 03 08 00 00 00 00 00 01 F0 …    anybody else does
@@ -32,7 +32,7 @@ _EVENT: Final = re.compile(r"\+(\d{1,12}) (read|<<|>>|==|!!) ?(.*)")
 _METER: Final = re.compile(r"meter (\S+) (\S+)(?: (.*))?")
 _FRAME: Final = re.compile(r"frame ([78])([NEO])([12])")
 _FRAMING: Final = re.compile(f"framing ({'|'.join(FRAMINGS)})")
-_OPTION: Final = re.compile(r"(timeout_ms|retries)=(\d{1,5})")
+_OPTION: Final = re.compile(r"(timeout_ms|retries|new)=(\d{1,5})")
 
 
 class CaptureError(ShuiwangError):
@@ -55,6 +55,7 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
     profile: str
     timeout_ms: int | None = None
     retries: int | None = None
+    new: int = 0  # 1: nobody had proven before that the meter is in step
 
     def load(self, *, folder: Path) -> Profile:
         """Return its profile; a path begins at the folder of the capture. Raises ProfileError."""
@@ -157,12 +158,20 @@ class Writer:
         """Write a line as it is. Raises OSError."""
         self._file.write(text + "\n")
 
-    def meter(self, address: str, profile: str, *, timeout_ms: int | None = None, retries: int | None = None) -> None:
+    def meter(
+        self,
+        address: str,
+        profile: str,
+        *,
+        timeout_ms: int | None = None,
+        retries: int | None = None,
+        new: int | None = None,
+    ) -> None:
         """Name a meter, once."""
         if address in self._meters:
             return
         self._meters.add(address)
-        options = {"timeout_ms": timeout_ms, "retries": retries}
+        options = {"timeout_ms": timeout_ms, "retries": retries, "new": new}
         said = "".join(f" {key}={value}" for key, value in options.items() if value is not None)
         self.put(f"meter {address} {profile}{said}")
 

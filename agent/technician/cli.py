@@ -1,15 +1,16 @@
 """The technician's commands: their options and their help. What they do is imported when it is done."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 import typer
-from typer.core import TyperCommand
 
 from agent.exit_codes import ExitCode
+from agent.options import WatchCommand, finite
 from protocols.errors import ProfileError, ShuiwangError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from protocols.profile import Profile
 
 app = typer.Typer()
-WATCH_EVERY_S_DEFAULT = 5.0
 FILE_BYTES_MAX = 1024 * 1024
 Made = TypeVar("Made")
 
@@ -45,20 +45,7 @@ TimeoutOption = Annotated[
 ]
 
 
-class _ReadCommand(TyperCommand):
-    """Lets `--watch` stand alone or take a number of seconds."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Complete a `--watch` that no number follows."""
-        completed: list[str] = []
-        for index, argument in enumerate(args):
-            following = args[index + 1] if index + 1 < len(args) else ""
-            bare = argument in {"--watch", "-w"} and not following.replace(".", "", 1).isdecimal()
-            completed += [argument, f"{WATCH_EVERY_S_DEFAULT:g}"] if bare else [argument]
-        return super().parse_args(ctx, completed)
-
-
-@app.command(cls=_ReadCommand)
+@app.command(cls=WatchCommand)
 def read(
     meter: Annotated[str | None, typer.Argument(help="With -c: the meter's id, or its address. 表号")] = None,
     config: Annotated[
@@ -84,6 +71,7 @@ def read(
             metavar="[SECONDS]",
             min=0.2,
             max=3600,
+            callback=finite,
             help="Read again and again (every 5 s if not said), with differences and flow; Ctrl-C ends it. 连续读",
         ),
     ] = None,
@@ -367,7 +355,7 @@ def new_console(*, stderr: bool = False) -> "Console":
 def print_json(value: object, *, is_line: bool = False) -> None:
     """Print a value for programs, over several lines or on one."""
     encoded = msgspec.json.encode(value)
-    typer.echo((encoded if is_line else msgspec.json.format(encoded, indent=2)).decode())
+    typer.echo(encoded if is_line else msgspec.json.format(encoded, indent=2))  # bytes: JSON is UTF-8 everywhere
 
 
 def port_failed(line: "LineSettings", error: "PortLost") -> NoReturn:
@@ -383,6 +371,14 @@ def made(make: Callable[[], Made]) -> Made:
         return make()
     except ShuiwangError as error:
         fail(ExitCode.USAGE, str(error))
+
+
+def refuse_unwritable(file: Path) -> None:
+    """End the command where a new file cannot be made in its folder: better now than when the work is done."""
+    folder = file.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        why = "cannot be written to 不可写" if folder.is_dir() else "is no folder 目录不存在"
+        fail(ExitCode.USAGE, f"{file}: cannot be made 无法生成文件: {folder} {why}")
 
 
 def fail(code: ExitCode, message: str, advice: "list[Words] | None" = None) -> NoReturn:

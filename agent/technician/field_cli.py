@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.exit_codes import ExitCode
+from agent.options import finite
 from agent.technician.cli import (
     DataBitsOption,
     FramingOption,
@@ -15,6 +16,7 @@ from agent.technician.cli import (
     fail,
     load_profile,
     made,
+    refuse_unwritable,
 )
 
 if TYPE_CHECKING:
@@ -29,7 +31,10 @@ BaudrateOption = Annotated[
     int | None, typer.Option("--baudrate", "-b", min=50, max=4_000_000, help="Absent: found by trying. 波特率")
 ]
 SecondsOption = Annotated[
-    float | None, typer.Option("--seconds", "-s", min=0.1, max=31 * 86_400, help="How long; absent: until Ctrl-C. 时长")
+    float | None,
+    typer.Option(
+        "--seconds", "-s", min=0.1, max=31 * 86_400, callback=finite, help="How long; absent: until Ctrl-C. 时长"
+    ),
 ]
 
 
@@ -60,7 +65,10 @@ def scan(
         int | None, typer.Option("--timeout-ms", min=10, max=10_000, help="How long an address may think. 超时")
     ] = None,
     listen_s: Annotated[
-        float, typer.Option("--listen", min=0, max=86_400, metavar="SECONDS", help="Listen first, for so long. 先听")
+        float,
+        typer.Option(
+            "--listen", min=0, max=86_400, callback=finite, metavar="SECONDS", help="Listen first, for so long. 先听"
+        ),
     ] = 2.0,
     write: Annotated[
         Path | None, typer.Option("--write", "-w", metavar="FILE", help="Propose [[bus]] and [[meter]]. 生成配置")
@@ -92,8 +100,12 @@ def scan(
     from agent.technician import field_scan, lines
     from agent.technician.scan_plan import PROTOCOLS, Wanted, parse_addresses
 
-    if write is not None and write.exists():
-        fail(ExitCode.USAGE, f"{write} exists and is not overwritten 文件已存在; name another one with --write")
+    if write is not None:
+        if write.exists():
+            fail(ExitCode.USAGE, f"{write} exists and is not overwritten 文件已存在; name another one with --write")
+        refuse_unwritable(write)
+    for one in port or ():
+        made(lambda one=one: lines.check_port(one))  # type: ignore[misc]
     for name in protocol or ():
         if name not in PROTOCOLS:
             fail(ExitCode.USAGE, f"--protocol {name!r}: there are {', '.join(PROTOCOLS)} 协议无效")
@@ -167,7 +179,10 @@ def doctor(
         int, typer.Option("--reads", min=1, max=10_000, help="How often each meter is read. 每表次数")
     ] = 5,
     listen_s: Annotated[
-        float, typer.Option("--listen", min=0.1, max=86_400, metavar="SECONDS", help="Listen first, so long. 先听")
+        float,
+        typer.Option(
+            "--listen", min=0.1, max=86_400, callback=finite, metavar="SECONDS", help="Listen first, so long. 先听"
+        ),
     ] = 1.5,
     *,
     as_json: JsonOption = False,
@@ -211,7 +226,10 @@ def record(
     ] = None,
     times: Annotated[int, typer.Option("--times", min=1, max=100_000, help="With --read: how often. 次数")] = 3,
     every_s: Annotated[
-        float, typer.Option("--every", min=0, max=3600, metavar="SECONDS", help="With --read: pause between. 间隔")
+        float,
+        typer.Option(
+            "--every", min=0, max=3600, callback=finite, metavar="SECONDS", help="With --read: pause between. 间隔"
+        ),
     ] = 1.0,
     profile: Annotated[str | None, typer.Option("--profile", help="Without --read: what the meters are. 型号")] = None,
     *,
@@ -232,6 +250,7 @@ def record(
     from agent.technician import field_record
     from agent.technician.overhearing import candidates
 
+    refuse_unwritable(to)
     options: LineOptions = {
         "baudrate": baudrate, "parity": parity, "stop_bits": stop_bits, "data_bits": data_bits, "framing": framing,
     }  # fmt: skip

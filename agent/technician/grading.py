@@ -1,4 +1,4 @@
-"""How far a profile can be trusted, computed from the evidence inside it; nobody can claim a grade.
+"""How far a profile can be trusted, computed from the evidence inside it: whoever writes the file vouches for that.
 
 bronze      its frames were printed by the maker or constructed: the arithmetic is right, the register map may not be
 silver      at least one frame with a volume came from a real meter

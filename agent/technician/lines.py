@@ -2,6 +2,7 @@
 
 from typing import Final, Literal, NamedTuple, TypedDict
 
+from agent.config_table import lacks_host
 from gateway.line import LineSettings
 from protocols.errors import ShuiwangError
 from protocols.profile import Line as FactoryLine
@@ -74,6 +75,7 @@ def line_of(
     Raises LineError.
     """
     usual = profile.line if profile else FactoryLine()
+    check_port(port)
     checked = framing_of(framing or "rtu")
     if profile and profile.head.protocol != "modbus" and framing is not None:
         raise LineError(f"--framing {checked}: {profile.name} does not speak Modbus 不是 Modbus 表; leave it out")
@@ -92,6 +94,14 @@ def line_of(
         data_bits=data_bits or 8,
         framing=checked,
     )
+
+
+def check_port(port: str) -> None:
+    """Raise LineError for a network port without host or port number."""
+    if lacks_host(port):
+        raise LineError(
+            f'--port "{port}" lacks a host or a port number 缺主机或端口号; right is "{_NETWORK}192.168.1.20:502"'
+        )
 
 
 def parity_of(text: str) -> str:

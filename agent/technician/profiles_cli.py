@@ -108,7 +108,7 @@ def profiles_new(
     choose: Annotated[int | None, typer.Option("--choose", min=1, help="Which proposal to take. 选第几项")] = None,
     source: Annotated[str | None, typer.Option("--source", help="Who saw these frames, where. 来源")] = None,
     evidence: Annotated[
-        str | None, typer.Option("--evidence", help="capture, manual, constructed, or field. 证据")
+        str | None, typer.Option("--evidence", help="manual, constructed; capture or field with --source. 证据")
     ] = None,
     date: Annotated[str | None, typer.Option("--date", help="With field: 2026-11-21. 日期")] = None,
     place: Annotated[str, typer.Option("--place", help="With field: village or gateway, no person. 地点")] = "",
@@ -131,7 +131,8 @@ def profiles_new(
 
         shuiwang profiles new --port /dev/ttyUSB0 --protocol cjt188 --address 00002020120218 --dial 2.00
 
-    The frames go into the file as its proof. Two readings with two dials leave less to chance than one.
+    The frames go into the file as its proof. Two readings with two dials leave less to chance than one. What the meter
+    was just asked is a capture (silver); pasted frames are that only with --evidence capture --source "who saw them".
     """
     from agent.technician import wizard_dialogue
 

@@ -1,5 +1,6 @@
 """Reading one meter now, with everything that proves the value: attempts, frames, times. Never writes to a meter."""
 
+import random
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -92,13 +93,23 @@ class Station:
         opener: Callable[[LineSettings], Any] = open_port,
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
+        is_in_step: bool = False,
+        chance: Callable[[], float] = random.random,
     ) -> None:
+        """`is_in_step` and `chance` are those of MeterReader: a replay has them from the capture."""
         self.plan = plan
         self._clock = clock
         self._trace = Trace(opener=opener, monotonic=monotonic)
         self._line = Line(plan.line, opener=self._trace.opener, monotonic=monotonic, pause=pause)
         # Repeats are ours, so that each attempt can be told.
-        self._reader = MeterReader(profile=plan.profile, address=plan.address, timeout_ms=plan.timeout_ms, retries=0)
+        self._reader = MeterReader(
+            profile=plan.profile,
+            address=plan.address,
+            timeout_ms=plan.timeout_ms,
+            retries=0,
+            is_in_step=is_in_step,
+            chance=chance,
+        )
 
     def read(self) -> Report:
         """Read the meter once, repeating as often as the plan says. Never raises MeterError: it is in the report."""

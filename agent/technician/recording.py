@@ -80,7 +80,7 @@ def record_reads(
     trace = Trace(burst_s=BURST_S)
     values = 0
     for plan in plans:
-        writer.meter(plan.address_text, plan.profile.name, timeout_ms=plan.timeout_ms, retries=plan.retries)
+        writer.meter(plan.address_text, plan.profile.name, timeout_ms=plan.timeout_ms, retries=plan.retries, new=1)
     for plan in plans:  # one line, one port: each meter is read to its end, then the next
         station = Station(plan, clock=clock, opener=trace.opener)
         try:

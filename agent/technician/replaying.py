@@ -17,6 +17,7 @@ from agent.technician.reading import Plan, Report, Station
 from agent.technician.recording import outcome_of, outcome_of_report
 from agent.technician.sniffing import Heard, Sniffer
 from gateway.line import READ_S, LineSettings
+from protocols import cjt188
 from protocols.errors import ProfileError
 from protocols.profile import Profile
 from protocols.reading import ClockTrust, Moment
@@ -176,7 +177,25 @@ def _station(
         timeout_ms=used.timing.timeout_ms if meter.timeout_ms is None else max(1, meter.timeout_ms),
         retries=used.timing.retries if meter.retries is None else meter.retries,
     )
-    return Station(plan, clock=clock, opener=port.open, monotonic=clock.monotonic, pause=clock.pause), port
+    station = Station(
+        plan,
+        clock=clock,
+        opener=port.open,
+        monotonic=clock.monotonic,
+        pause=clock.pause,
+        is_in_step=not meter.new,
+        chance=lambda: _first_serial(capture, address) / 0x100,
+    )
+    return station, port
+
+
+def _first_serial(capture: Capture, address: str) -> int:
+    """Return the SER with which a CJ/T 188 meter was asked first; 0 for every other meter."""
+    for event in capture.events:
+        for _, frame in cjt188.find_frames(event.data) if event.mark == ">>" else ():
+            if not frame.is_reply and address.endswith(frame.address):
+                return frame.serial or 0
+    return 0
 
 
 class _VirtualClock:

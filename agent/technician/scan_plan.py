@@ -18,6 +18,7 @@ from protocols.errors import ShuiwangError
 PROTOCOLS: Final = ("cjt188", "modbus", "mbus")
 # Installers count from 1; these cost seconds at each setting.
 FIRST_UNITS: Final = range(1, 11)
+ALL_UNITS: Final = range(modbus.UNIT_MIN, modbus.UNIT_MAX + 1)
 # From the request's last bit to the answer's first. CJ/T 188 meters wake up first; drivers wait 0.5 to 2 s. Behind
 # Modbus TCP there often is a line of its own.
 TIMEOUT_MS: Final[dict[Wire, int]] = {"rtu": 250, "ascii": 250, "tcp": 500, "cjt188": 1000}
@@ -126,7 +127,7 @@ def deep(
     if wanted.units or wanted.numbers:
         return []  # the user said which
     if protocol == "modbus":
-        rest = [unit for unit in range(modbus.UNIT_MIN, modbus.UNIT_MAX + 1) if unit not in FIRST_UNITS]
+        rest = [unit for unit in ALL_UNITS if unit not in FIRST_UNITS]
         return [_step(line, protocol, tuple(map(str, rest)), wanted)]
     if protocol == "mbus":
         # Where 254 brings one clean answer the line has one meter; the search sees whether another one hid behind it.

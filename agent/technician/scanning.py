@@ -18,13 +18,13 @@ from agent.technician import scan_plan, scan_probe
 from agent.technician.fits import Fit, built_in, ranked
 from agent.technician.lines import USUAL, is_network, line_text
 from agent.technician.listening import Ear
-from agent.technician.scan_plan import FIRST_UNITS, SEARCH, Step, Wanted
+from agent.technician.scan_plan import SEARCH, Step, Wanted
 from agent.technician.scan_probe import AnotherMaster, Probe
 from agent.technician.sniffing import Heard, Sniffer
 from agent.technician.words import Words
 from gateway.line import Line, LineSettings, open_port
 from gateway.meters import MeterReader
-from protocols import cjt188, mbus, modbus
+from protocols import cjt188, mbus
 from protocols.errors import MeterError, PortLost, ProfileError
 from protocols.profile import Profile
 
@@ -46,10 +46,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """Something to know that is no meter: traffic of another master, a collision, a port that cannot be used.
-
-    `is_gap`: because of it there may be meters that were not found.
-    """
+    """Something to know that is no meter: another master, a collision, a lost port. `is_gap`: it may hide meters."""
 
     port: str
     words: Words
@@ -373,7 +370,7 @@ def _every_unit(address: str) -> Words:
 
 def _modbus_left(line: LineSettings) -> Words:
     how = f"--protocol modbus --baudrate {line.baudrate} --parity {line.parity}"
-    text, first, last = line_text(line), FIRST_UNITS[-1] + 1, modbus.UNIT_MAX
+    text, first, last = line_text(line), scan_plan.FIRST_UNITS[-1] + 1, scan_plan.ALL_UNITS[-1]
     return Words(
         f"{text}：Modbus 地址只查了 1-{first - 1}；同一条线上可能还有 {first}-{last}：{how}，或 --all",
         f"{text}: of Modbus only the units 1 to {first - 1} were asked; for {first} to {last} on the same line: {how},"

@@ -2,14 +2,15 @@
 
     look      read the meter: it answers, and says where its valve is       it does not: nothing is sent
     command   one frame, once. Whatever becomes of it, it is not repeated   no answer: the valve may move all the same
-    watch     read again and again until the valve is where it was sent, or the time is up: then it is not confirmed
+    watch     read again and again until two readings in a row say that the valve is where it was sent (a checksum of 8
+              bits lets one damaged frame in 256 pass), or the time is up: then it is not confirmed
 
 Who calls `move` has been told in words which valve goes where (`agent.technician.valve_words`). Nothing else of ours
 writes to a meter (`tests/agent/test_reads_only.py`).
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -89,11 +90,26 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether the meter says that the valve is where it was sent."""
-        return self.position is self.target
+        """Whether the meter says that the valve is where it was sent, in two readings one after the other.
+
+        Where readings cannot tell, the answer to the command is all there is.
+        """
+        if self.position is not self.target:
+            return False
+        good = [look for look in self.after if look.error is None]
+        return good[-1].status is None or _is_settled(good, self.target)
 
 
 Progress = Callable[[Literal["look", "command", "watch"], Look | None, float], None]
+
+
+def _is_settled(looks: Sequence[Look], target: Position) -> bool:
+    """Tell whether the last two readings say the same: there."""
+    return len(looks) >= 2 and {look.position for look in looks[-2:]} == {target}
+
+
+def _note_nothing(_frame: bytes) -> None:
+    """Note nowhere what is about to be sent."""
 
 
 def _tell_nobody(_stage: str, _look: Look | None, _elapsed_s: float) -> None:
@@ -154,11 +170,18 @@ class ValveStation:
                 )
         return Look(at_ms=at_ms, error=error)
 
-    def move(self, target: Position, *, limit_s: float, progress: Progress = _tell_nobody) -> Report:
+    def move(
+        self,
+        target: Position,
+        *,
+        limit_s: float,
+        progress: Progress = _tell_nobody,
+        note: Callable[[bytes], None] = _note_nothing,
+    ) -> Report:
         """Look, send the valve to `target` (open or closed) once, and look again until it is there or `limit_s` is up.
 
-        Nothing is sent where the first look fails. A KeyboardInterrupt after the command ends the watch, not the
-        report: what was sent is told.
+        Nothing is sent where the first look fails. `note` is given the command's bytes before they go out. A
+        KeyboardInterrupt after the command ends the watch, not the report: what was sent is told.
         """
         assert target in {Position.OPEN, Position.CLOSED}
         wall_ms = self._clock.now().wall_ms
@@ -171,7 +194,7 @@ class ValveStation:
             progress("command", before, 0.0)
             at_ms, is_interrupted = self._trace.now_ms(), True
             try:
-                command = self._command(is_open=target is Position.OPEN)
+                command = self._command(is_open=target is Position.OPEN, note=note)
                 if command.is_sent:
                     self._watch(
                         target, after, limit_s=0.0 if command.reason == "refused" else limit_s, progress=progress
@@ -195,7 +218,7 @@ class ValveStation:
         """Let go of the port."""
         self._line.close()
 
-    def _command(self, *, is_open: bool) -> Command:
+    def _command(self, *, is_open: bool, note: Callable[[bytes], None]) -> Command:
         """Send the one frame that writes, once. A late answer cannot be taken for another's: SER tells them apart."""
         at_ms = self._trace.now_ms()
         try:
@@ -203,6 +226,7 @@ class ValveStation:
                 self._wake(next(cjt188_dialogue.read(self._spec, self._meter, cjt188_data.CURRENT)))
             at_ms = self._trace.now_ms()
             request = cjt188_dialogue.valve_request(self._spec, self._meter, is_open=is_open)
+            note(request.encode())
             self._command_bytes = request.encode()
             status = cjt188_dialogue.valve_answer(self._exchange(request))
         except MeterError as error:
@@ -218,14 +242,18 @@ class ValveStation:
         return Command(at_ms=at_ms, is_sent=is_sent, frame=self._command_bytes, reason=reason, text=text)
 
     def _watch(self, target: Position, looks: list[Look], *, limit_s: float, progress: Progress) -> None:
-        """Look until the valve is where it was sent or the time is up; at least once."""
+        """Look until the valve is where it was sent or the time is up; at least once, and twice where it is there."""
         began_s = self._line.now_s()
         while True:
             look = self.look()
             looks.append(look)
             elapsed_s = self._line.now_s() - began_s
             progress("watch", look, elapsed_s)
-            if look.position is target or elapsed_s >= limit_s:
+            if _is_settled(looks, target):
+                return
+            if look.position is target:
+                continue  # a second reading has to say so too, and the water waits for neither
+            if elapsed_s >= limit_s:
                 return
             if look.error is None and look.position is Position.UNKNOWN:
                 return  # such readings will never tell

@@ -1,12 +1,15 @@
 """`shuiwang valve`: options, help, and the words without which nothing moves. What moves is in `valve`."""
 
+import contextlib
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agent.exit_codes import ExitCode
+from agent.options import finite
 from agent.technician.cli import (
     AddressOption,
     BaudrateOption,
@@ -61,7 +64,14 @@ def valve(
     ] = None,
     wait_s: Annotated[
         float,
-        typer.Option("--wait", metavar="SECONDS", min=0, max=WAIT_S_MAX, help="How long it may take to move. 等待"),
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            min=0,
+            max=WAIT_S_MAX,
+            callback=finite,
+            help="How long it may take to move. 等待",
+        ),
     ] = WAIT_S_DEFAULT,
     *,
     as_json: JsonOption = False,
@@ -71,6 +81,9 @@ def valve(
     Closing cuts off a home's water. It is done only where the meter's profile names the valve commands
     (cjt188-water-valve, or one of your own), while the service does not hold the line, and when you say in
     words what will happen: on a terminal you are asked, elsewhere they are the value of --confirm.
+    With -c the service of that configuration must not run. With --port only a local port is tried for another
+    program; whether somebody else uses a network port, such as a service that polls the same serial server, nobody can
+    tell: stop it first.
 
         shuiwang valve status -c shuiwang.toml m-001
 
@@ -79,8 +92,9 @@ def valve(
         shuiwang valve open --port /dev/ttyUSB0 --profile cjt188-water-valve --address 00000805000001
 
     The meter is read first; if it does not answer, nothing is sent. One command goes out, once; then the meter is read
-    until it says that the valve is there, or --wait is over. Each attempt is logged, and kept in valve.jsonl beside
-    the store.
+    until it says twice that the valve is there, or --wait is over. Each attempt is logged, and with -c kept in
+    valve.jsonl beside the store. Ctrl-C, SIGTERM and a terminal that goes away end it, and the record says what was
+    sent.
 
     Exit code 0: the meter says that the valve is there; 11: sent, but not confirmed: go and look; 9: no answer, nothing
     was sent; 6: the port cannot be used (the service may hold it); 3: the profile names no valve; 2: not the words.
@@ -98,6 +112,7 @@ def valve(
         fail(ExitCode.CONFIGURATION, f"{because[0].en} {because[0].zh}", because[1])
     clock = SystemClock()
     station = ValveStation(plan, clock=clock)
+    _end_like_ctrl_c()
     try:
         if action is Action.STATUS:
             if confirm is not None:
@@ -125,6 +140,22 @@ def valve(
         fail(ExitCode.NO_READING, "stopped, nothing was sent 已中断，未发送任何命令")
     finally:
         station.close()
+
+
+def _end_like_ctrl_c() -> None:
+    """Let SIGTERM and a terminal that goes away end the command like Ctrl-C; what comes later no longer disturbs it.
+
+    Else the record would end with what was asked, whatever was sent.
+    """
+    signals = [one for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) != signal.SIG_IGN]
+
+    def stop(*_: Any) -> None:
+        for one in signals:
+            signal.signal(one, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for one in signals:
+        signal.signal(one, stop)
 
 
 def _status(station: "ValveStation", *, wall_ms: int, as_json: bool) -> None:
@@ -183,7 +214,12 @@ def _move(station: "ValveStation", action: Action, record: "ValveRecord", *, wai
 
     assert action.target is not None
     _record_or_refuse(record, action)
-    report = station.move(action.target, limit_s=wait_s, progress=_progress(is_quiet=as_json))
+    report = station.move(
+        action.target,
+        limit_s=wait_s,
+        progress=_progress(is_quiet=as_json),
+        note=lambda frame: _try_to_record(record, "valve_sending", frame=frame.hex(" ").upper()),
+    )
     command = report.command
     _try_to_record(
         record,
@@ -194,10 +230,11 @@ def _move(station: "ValveStation", action: Action, record: "ValveRecord", *, wai
         took_ms=report.took_ms,
         frame=None if command is None or command.frame is None else command.frame.hex(" ").upper(),
     )
-    if as_json:
-        print_json(views_valve.as_json(report))
-    else:
-        views_valve.show(report, new_console())
+    with contextlib.suppress(OSError):  # a full disk behind stdout must not change what the exit code says
+        if as_json:
+            print_json(views_valve.as_json(report))
+        else:
+            views_valve.show(report, new_console())
     if not report.is_confirmed:
         raise typer.Exit(_code_after(report))
 
@@ -234,7 +271,8 @@ def _progress(*, is_quiet: bool) -> "Progress":
         if is_quiet or not console.is_terminal:
             return
         where = "" if look is None else str(look.error or POSITIONS[look.position])
-        console.print(f" {words.get(stage, f'{elapsed_s:5.1f} s')}  {where}", style="dim", markup=False)
+        with contextlib.suppress(OSError):  # a terminal that went away must not end the watch
+            console.print(f" {words.get(stage, f'{elapsed_s:5.1f} s')}  {where}", style="dim", markup=False)
 
     return tell
 

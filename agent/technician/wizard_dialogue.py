@@ -79,7 +79,7 @@ def run(answers: Answers, *, ask: Ask | None, console: Console) -> dict[str, Any
     narrowing = Narrowing(
         register=answers.register, type=answers.number_type, order=answers.order, unit=answers.unit, scale=answers.scale
     )
-    exchanges = _exchanges(answers, narrowing, ask, console)
+    exchanges, is_live = _exchanges(answers, narrowing, ask, console)
     protocol = answers.protocol or profile_wizard.protocol_of(exchanges[0])
     if protocol is None:
         raise WizardError("no protocol recognises the answer 无法识别协议: `shuiwang decode` says why")
@@ -92,7 +92,7 @@ def run(answers: Answers, *, ask: Ask | None, console: Console) -> dict[str, Any
             " whether the frame was read at that moment, and whether it holds the total (other registers?)"
         )
     proposal = _choose(proposals, answers, ask, console)
-    facts = _facts(answers, protocol, ask)
+    facts = _facts(answers, protocol, ask, is_live=is_live)
     path = answers.out or Path(f"{facts.name}.toml")
     made = profile_wizard.write(facts, exchanges, proposal, path, force=answers.force)
     grade = evidence_of(made).grade.value
@@ -125,7 +125,10 @@ def _check_words(answers: Answers) -> None:
         raise WizardError(f"--scale {answers.scale!r}: an exact decimal, such as 0.001 写小数")
 
 
-def _exchanges(answers: Answers, narrowing: Narrowing, ask: Ask | None, console: Console) -> list[Exchange]:
+def _exchanges(
+    answers: Answers, narrowing: Narrowing, ask: Ask | None, console: Console
+) -> tuple[list[Exchange], bool]:
+    """Return requests and answers, and whether we have just read them ourselves."""
     responses = [_response(text) for text in (answers.response or [])]
     if not responses and answers.port is None:
         if ask is None:
@@ -138,7 +141,7 @@ def _exchanges(answers: Answers, narrowing: Narrowing, ask: Ask | None, console:
         else:
             responses = [_response(text)]
     if not responses:
-        return [_read_live(answers, ask, console)]
+        return [_read_live(answers, ask, console)], True
     requests = [decoding.completed(pasted.joined(text)) for text in (answers.request or [])]
     if len(requests) == 1:
         requests *= len(responses)
@@ -147,7 +150,8 @@ def _exchanges(answers: Answers, narrowing: Narrowing, ask: Ask | None, console:
     if not requests:
         narrowing = _with_register(narrowing, responses[0], ask)
         requests = [profile_wizard.request_for(response, narrowing=narrowing) for response in responses]
-    return [Exchange(request=request, response=response) for request, response in zip(requests, responses, strict=True)]
+    pairs = zip(requests, responses, strict=True)
+    return [Exchange(request=request, response=response) for request, response in pairs], False
 
 
 def _with_register(narrowing: Narrowing, response: bytes, ask: Ask | None) -> Narrowing:
@@ -199,12 +203,31 @@ def _choose(proposals: list[Proposal], answers: Answers, ask: Ask | None, consol
     return proposals[int(text) - 1]
 
 
-def _facts(answers: Answers, protocol: str, ask: Ask | None) -> Facts:
-    evidence = answers.evidence or ("field" if answers.place and answers.date else "capture")
+def _evidence(answers: Answers, *, is_live: bool) -> str:
+    """Return what the frames are: what we read ourselves is a capture, what was pasted only if somebody vouches for it.
+
+    Raises WizardError where pasted frames are to count as a meter's, and nobody says who saw them.
+    """
+    wanted = answers.evidence or ("field" if answers.place and answers.date else None)
+    if is_live or wanted not in {"capture", "field"}:
+        return wanted or ("capture" if is_live else "constructed")
+    if not (answers.source or "").strip():
+        raise WizardError(
+            f"evidence {wanted} of pasted frames needs --source: who saw a meter send them, and where"
+            " 粘贴的帧算实采须写明来源"
+        )
+    return wanted
+
+
+def _facts(answers: Answers, protocol: str, ask: Ask | None, *, is_live: bool) -> Facts:
+    evidence = _evidence(answers, is_live=is_live)
+    source = (
+        "read with shuiwang profiles new" if is_live else "pasted into shuiwang profiles new; nobody vouches for it"
+    )
     wanted = {
         "name": ("--name", answers.name, "name of the profile, a-z 0-9 - 型号文件名", None),
         "title": ("--title", answers.title, "maker and model 厂家与型号", None),
-        "source": ("--source", answers.source, "who saw these frames, where 来源", "read with shuiwang profiles new"),
+        "source": ("--source", answers.source, "who saw these frames, where 来源", source),
     }
     if ask is None:
         missing = [option for option, value, _, default in wanted.values() if value is None and default is None]

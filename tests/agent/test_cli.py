@@ -1,6 +1,7 @@
 """The command line as its users meet it: help, exit codes, JSON, and documents that agree with it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -69,6 +70,79 @@ def test_the_readme_lists_the_exit_codes_as_they_are():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     table = re.findall(r"^\| (\d+) \| (\w+) \| (.+) \|$", readme, re.MULTILINE)
     assert table == [(str(code.value), code.name, code.meaning) for code in ExitCode]
+
+
+def options_with_numbers(command, *names):
+    for parameter in command.params:
+        if "float" in parameter.type.name:
+            yield [*names], parameter
+    for name in getattr(command, "list_commands", lambda _: [])(None):
+        yield from options_with_numbers(command.get_command(None, name), *names, name)
+
+
+@pytest.mark.parametrize(
+    ("names", "option"),
+    list(options_with_numbers(GROUP)),
+    ids=lambda value: "-".join(value) if isinstance(value, list) else value.name,
+)
+def test_no_option_takes_a_number_that_is_none(names, option):
+    """Every range lets `nan` pass, and nothing ever ends that waits for it."""
+    for text in ("nan", "-nan", "inf", "NaN"):
+        with pytest.raises(Exception, match=r"no number of seconds|not in the range"):
+            option.type_cast_value(None, text)
+            option.callback(None, option, option.type_cast_value(None, text))
+
+
+def test_there_are_options_with_numbers():
+    assert len(list(options_with_numbers(GROUP))) >= 7, "the test above looks at nothing"
+
+
+@pytest.mark.parametrize("arguments", [["--watch=nan"], ["--watch", "nan"], ["-w", "inf"]])
+def test_watching_every_nan_seconds_is_refused(arguments):
+    done = shuiwang("read", "--port", "/dev/null", "--profile", "xintai", "--address", "1", *arguments)
+    assert done.returncode == ExitCode.USAGE
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["110302040004E206E0"], ["110302040004E206E0", "--json"], ["1103"]])
+def test_a_full_disk_behind_stdout_is_one_line(arguments):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "agent.cli", "decode", *arguments],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False, cwd=ROOT,
+        )  # fmt: skip
+    assert done.stderr == "the output cannot be written 无法输出: No space left on device\n"
+    assert done.returncode in {ExitCode.USAGE, ExitCode.NO_READING}
+
+
+def test_a_terminal_without_chinese_still_says_it():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for arguments in (["decode", "11 03 02 04 00 04 06 E0"], ["profiles"], ["--help"], ["profiles", "--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "agent.cli", *arguments],
+            capture_output=True, timeout=30, check=False, cwd=ROOT, env=environment,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, b""), arguments
+    assert len(json.loads(done.stdout)) > 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["record", "--port", "/dev/null", "--to", "/nosuch/x"], "/nosuch/x: cannot be made"),
+        (["scan", "--port", "/dev/null", "--write", "/nosuch/x"], "/nosuch is no folder"),
+        (["read", "--port", "socket://", "--profile", "xintai", "--address", "1"], "lacks a host or a port number"),
+        (["scan", "--port", "socket://h"], "lacks a host or a port number"),
+        (["sniff", "--port", "rfc2217://:1"], "lacks a host or a port number"),
+        (["doctor", "--port", "SOCKET://h:99999"], "lacks a host or a port number"),
+        (["read", "--port", "/dev/null", "--profile", "/dev/zero", "--address", "1"], "/dev/zero: cannot be read"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once_in_one_line(arguments, says):
+    done = shuiwang(*arguments)
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.returncode in {ExitCode.USAGE, ExitCode.CONFIGURATION}
 
 
 def test_links_in_the_documents_lead_somewhere():

@@ -37,14 +37,24 @@ def here(tmp_path, monkeypatch):
 
 
 class TestCommand:
-    def test_a_capture_and_the_dial_make_a_profile_that_reads(self):
+    def test_pasted_frames_and_the_dial_make_a_profile_that_reads(self):
         result = new(*GIVEN, "--dial", "0.545")
         assert result.exit_code == 0, result.output
         made = profile.load("./mine.toml")
         assert made.cases[0].volume_ml == 545_000
-        assert made.cases[0].evidence == "capture"
+        assert made.cases[0].evidence == "constructed", "anybody can write frames"
+        assert "nobody vouches" in made.cases[0].source
         assert (made.spec.total[0].type, made.spec.total[0].order, made.spec.unit) == ("float32", "DCBA", "m3")
-        assert "silver" in result.output
+        assert "bronze" in result.output
+
+    def test_pasted_frames_are_a_capture_where_somebody_vouches_for_them(self):
+        for more in ([], ["--source", " "]):
+            refused = new(*GIVEN, "--dial", "0.545", "--evidence", "capture", *more)
+            assert refused.exit_code == ExitCode.USAGE
+            assert "evidence capture of pasted frames needs --source" in refused.output
+        made = new(*GIVEN, "--dial", "0.545", "--evidence", "capture", "--source", "Li, record of 2026-11-21")
+        assert made.exit_code == 0, made.output
+        assert "silver" in made.output
 
     @pytest.mark.parametrize("framing", ["ascii", "tcp"])
     def test_a_capture_in_another_framing_makes_the_same_profile(self, framing):
@@ -62,13 +72,14 @@ class TestCommand:
             result = new("--port", port, "--framing", "tcp", "--address", 3, "--register", 516, "--count", 4,
                          "--dial", "802.609751", "--choose", 1, *GIVEN[:4])  # fmt: skip
         assert result.exit_code == 0, result.output
-        assert profile.load("./mine.toml").cases[0].volume_ml == 802_609_751
+        (case,) = profile.load("./mine.toml").cases
+        assert (case.volume_ml, case.evidence) == (802_609_751, "capture")
 
     def test_json_says_what_was_made(self):
         told = msgspec.json.decode(new(*GIVEN, "--dial", "0.545", "--json").stdout)
         assert told["file"] == "mine.toml"
         assert told["volumes_ml"] == [545_000]
-        assert told["grade"] == "silver"
+        assert told["grade"] == "bronze"
 
     def test_a_file_that_is_there_stays(self):
         Path("mine.toml").write_text("precious", encoding="utf-8")
@@ -96,7 +107,8 @@ class TestCommand:
         assert made.line.baudrate == 2400
 
     def test_a_field_check_names_day_and_place(self):
-        result = new(*GIVEN, "--dial", "0.545", "--date", "2026-11-21", "--place", "g-0371522")
+        result = new(*GIVEN, "--dial", "0.545", "--date", "2026-11-21", "--place", "g-0371522",
+                     "--source", "Li, at the pit")  # fmt: skip
         assert result.exit_code == 0, result.output
         made = profile.load("./mine.toml").cases[0]
         assert (made.evidence, str(made.date), made.place) == ("field", "2026-11-21", "g-0371522")
@@ -122,7 +134,11 @@ class TestCommand:
             ([*GIVEN, "--dial", "a lot"], "write cubic metres"),
             ([*GIVEN, "--dial", "0.545", "--dial", "1"], "2 dials and 1 answers"),
             ([*GIVEN, "--dial", "0.545", "--name", "Not Good"], "a-z, 0-9"),
-            ([*GIVEN, "--dial", "0.545", "--evidence", "field"], "needs --date and --place"),
+            ([*GIVEN, "--dial", "0.545", "--evidence", "field", "--source", "Li"], "needs --date and --place"),
+            (
+                [*GIVEN, "--dial", "0.545", "--place", "p", "--date", "2026-11-21"],
+                "field of pasted frames needs --source",
+            ),
             ([*GIVEN, "--dial", "0.545", "--date", "gestern"], "write 2026-11-21"),
             ([*GIVEN, "--dial", "0.545", "--order", "ABDC"], "give one of ABCD"),
             ([*GIVEN, "--dial", "0.545", "--choose", "7"], "there are 1"),

@@ -271,7 +271,7 @@ def test_several_cjt188_meters_collide_and_are_found_by_their_numbers():
 @pytest.mark.e2e
 def test_meters_of_three_protocols_on_one_line(monkeypatch):
     """None of them is hidden by another: only what cannot be told apart is left, and that is said."""
-    monkeypatch.setattr(modbus, "UNIT_MAX", 30)  # for the sake of time
+    monkeypatch.setattr(scan_plan, "ALL_UNITS", range(1, 31))  # for the sake of time
     numbers = ("00000805000001", "00000805000002")
     meters = [("cjt188-water", numbers[0], "12.34"), ("cjt188-water", numbers[1], "55"),
               ("usw-dn15-40", "17", "127.113"), ("mbus-water", "5", "9.876")]  # fmt: skip
@@ -292,7 +292,7 @@ def test_meters_of_three_protocols_on_one_line(monkeypatch):
 @pytest.mark.e2e
 def test_what_was_not_asked_is_told_and_how_to_ask_for_it(monkeypatch):
     """At 2400 8E1 nobody expects Modbus: its first units are asked, and the rest is named."""
-    monkeypatch.setattr(modbus, "UNIT_MAX", 30)  # for the sake of time
+    monkeypatch.setattr(scan_plan, "ALL_UNITS", range(1, 31))  # for the sake of time
     meters = [("cjt188-water", "00000805000009", "5.5"), ("usw-dn15-40", "17", "1")]
     with village(*meters, line="baudrate = 2400") as line:
         running, _ = scan(line.port, timeout_ms=60)

@@ -106,7 +106,7 @@ class TestMove:
         assert (report.is_sent, report.is_confirmed, report.position) == (True, True, target)
         assert report.command.status == b"\0\0"
         looks = len(report.after)
-        assert looks == (4 if target is CLOSED else 1), "5 s of movement, a look every 2 s"
+        assert looks == (5 if target is CLOSED else 2), "5 s of movement, a look every 2 s, and one to make sure"
 
     def test_every_request_has_its_own_number(self):
         _, meter = move()
@@ -150,6 +150,34 @@ class TestMove:
         report, _ = move(limit_s=0)
         assert len(report.after) == 1
         assert not report.is_confirmed
+
+    @pytest.mark.parametrize("limit_s", [0, 20])
+    def test_one_reading_confirms_nothing_two_in_a_row_do(self, limit_s):
+        """A frame that noise has turned into one that says closed: 1 in 256 passes the checksum."""
+        meter = Meter(VirtualClock(), moves_s=1e9)
+
+        def rewrite(request, answer):
+            false = cjt188_dialogue.respond(
+                SPEC, request, address=METER, totals_ml={cjt188_data.CURRENT: 12_340_000}, status=b"\1\0"
+            )
+            return false if len(meter.heard) == 3 else answer
+
+        meter.rewrite = rewrite
+        report = station_of(meter).move(CLOSED, limit_s=limit_s)
+        assert [look.position for look in report.after[:2]] == [CLOSED, OPEN]
+        assert (report.is_confirmed, report.position) == (False, OPEN)
+
+    def test_a_second_reading_that_fails_confirms_nothing(self):
+        report, meter = move(moves_s=0, limit_s=0, lose=range(3, 100))
+        assert [look.position for look in report.after] == [CLOSED, Position.UNKNOWN]
+        assert (report.is_confirmed, len(meter.commands)) == (False, 1)
+
+    def test_the_command_is_noted_before_it_goes_out(self):
+        meter, noted = Meter(VirtualClock()), []
+        station = station_of(meter)
+        station.move(CLOSED, limit_s=9, note=lambda frame: noted.append((frame, len(meter.commands))))
+        ((frame, sent_before),) = noted
+        assert (frame, sent_before) == (station._command_bytes, 0)
 
     def test_a_meter_that_refuses_is_looked_at_once(self):
         meter = Meter(VirtualClock())

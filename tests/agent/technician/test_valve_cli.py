@@ -179,14 +179,16 @@ class TestCommand:
         assert "open a tap" in done.stdout
         assert "开一个龙头" in done.stdout
 
-    def test_ctrl_c_while_it_moves_tells_what_was_sent(self, tmp_path):
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_a_signal_while_it_moves_tells_what_was_sent(self, number, tmp_path):
         with village('valve = "stuck"') as running:
             command = shuiwang("valve", "close", *on(running.port, "--confirm", f"close {METER}", "--json"))
             with Running(tmp_path / "log", *command, stdin=subprocess.DEVNULL) as process:
                 deadline = time.monotonic() + 20
                 while running.counts("cjt").requests < 4 and time.monotonic() < deadline:
                     time.sleep(0.05)
-                process.process.send_signal(signal.SIGINT)
+                process.process.send_signal(number)
+                process.process.send_signal(number)
                 assert process.process.wait(10) == ExitCode.VALVE_UNCONFIRMED
             assert "Traceback" not in process.text
             assert '"interrupted": true' in process.text
@@ -221,11 +223,12 @@ class TestConfiguration:
         assert run("close", "-c", config, "m-001", "--confirm", "close the valve").returncode == ExitCode.USAGE
         assert run("close", "-c", config, "m-001", "--confirm", f"close {METER}").returncode == ExitCode.OK
         lines = [msgspec.json.decode(line) for line in (tmp_path / "valve.jsonl").read_bytes().splitlines()]
-        assert [line["event"] for line in lines] == ["valve_declined", "valve_asked", "valve_moved"]
+        assert [line["event"] for line in lines] == ["valve_declined", "valve_asked", "valve_sending", "valve_moved"]
         assert {(line["meter"], line["address"], line["action"]) for line in lines} == {("m-001", METER, "close")}
         assert lines[0]["said"] == "close the valve"
-        assert (lines[2]["before"], lines[2]["position"], lines[2]["answer"]) == ("open", "closed", "00 00")
+        assert (lines[3]["before"], lines[3]["position"], lines[3]["answer"]) == ("open", "closed", "00 00")
         assert "A0 17" in lines[2]["frame"]
+        assert lines[2]["frame"] == lines[3]["frame"]
         assert all(line["by"] and line["at"] for line in lines)
 
     def test_what_cannot_be_recorded_is_not_closed_but_opened(self, config, running, tmp_path):
