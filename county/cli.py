@@ -5,6 +5,7 @@ Data goes to stdout, talk to stderr; `county.errors.ExitCode` lists what it exit
 
 import asyncio
 import logging
+import math
 import re
 import sys
 from pathlib import Path
@@ -71,6 +72,8 @@ def receive(
     ] = None,
 ) -> None:
     """Receive, store, acknowledge, and print alerts as they come. SIGTERM and Ctrl-C end it."""
+    if once_idle is not None and not math.isfinite(once_idle):
+        raise ConfigurationError(f"--once-idle {once_idle}: not a number of seconds")
     if county != "+" and not re.fullmatch(NAME_PATTERN, county):
         raise ConfigurationError(f"--county {county!r}: a-z, 0-9 and - only, or + for all counties")
     address = parse_address(

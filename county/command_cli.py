@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import logging
+import math
 import re
 import sys
 import time
@@ -85,6 +86,8 @@ def connect(
     for option, name in (("--county", county), ("--gateway", gateway)):
         if not re.fullmatch(contract.NAME_PATTERN, name):
             raise ConfigurationError(f"{option} {name!r}: a-z, 0-9 and - only; a command goes to one gateway")
+    if wait is not None and not math.isfinite(wait):
+        raise ConfigurationError(f"--wait {wait}: not a number of seconds")
     address = parse_address(
         broker,
         client_id=f"shuiwang-county-command-{new_command_id()[-8:].lower()}",

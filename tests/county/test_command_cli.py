@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -130,3 +132,22 @@ def test_programs_get_the_reply_as_it_came(asked):
 
 def test_the_county_allows_as_long_an_absence_as_a_gateway():
     assert command_cli.ABSENCE_DAYS_MAX == agent.commands.ABSENCE_DAYS_MAX
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["receive", "--once-idle", "nan"],
+        ["command", "--county", "c", "--gateway", "g", "--wait", "nan", "present", "m-1"],
+    ],
+)
+def test_a_number_that_is_none_is_refused(arguments, tmp_path):
+    broker = ["--broker", "mqtt://127.0.0.1:1"]
+    first, *rest = arguments
+    extra = ["--db", str(tmp_path / "c.db")] if first == "receive" else []
+    done = subprocess.run(
+        [sys.executable, "-m", "county.cli", first, *broker, *extra, *rest], capture_output=True, text=True, check=False
+    )
+    assert done.returncode in {2, ExitCode.CONFIGURATION}
+    assert "Traceback" not in done.stderr
+    assert "nan" in done.stderr
