@@ -44,7 +44,7 @@ from typing import Any, Final
 
 from gateway import modbus_master
 from gateway.line import Line
-from protocols import cjt188, cjt188_dialogue, mbus, modbus
+from protocols import cjt188, cjt188_dialogue, mbus, mbus_dialogue, modbus
 from protocols.errors import Garbled, MeterFault, MeterRefused, NoResponse, PortLost, WrongAnswer
 from protocols.profile import Dialogue, Profile, Query
 from protocols.reading import Measurement
@@ -83,19 +83,25 @@ class MeterReader:
         address: Any,
         timeout_ms: int,
         retries: int,
+        is_in_step: bool = False,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`chance` is from 0 up to 1: a new process must not number its requests as the one before did."""
-        if isinstance(address, cjt188_dialogue.Station):
-            address.count_from(int(chance() * 0x100))
+        """`is_in_step` says that nothing of anybody before us can still come: for replays, which know.
+
+        `chance` is from 0 up to 1: a new process must not number its requests as the one before did.
+        """
         self._profile = profile
         self._address = address
         self._timeout_ms = timeout_ms
         self._retries = retries
         # When requests failed. Who was here before us may have left one, and a serial server be one behind since then.
         self._outstanding: deque[float] = deque(maxlen=OUTSTANDING_MAX)
-        if not isinstance(address, cjt188_dialogue.Station):
+        if isinstance(address, cjt188_dialogue.Station):
+            address.count_from(int(chance() * 0x100))
+        elif not is_in_step:
             self._outstanding.append(_NOBODY_KNOWS_WHEN)
+        if isinstance(address, mbus_dialogue.Station):
+            address.is_doubted = not is_in_step
         self._forgiven_at: float | None = None  # when those before a good read count no more
         self._decoy_at = float("-inf")  # no decoy before
         self._awake_at = float("-inf")  # when the meter last answered

@@ -3,6 +3,7 @@
 A new wire protocol is one class here and one line in `RESPONDERS`.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -280,9 +281,12 @@ class MbusResponder:
             medium=next(iter(spec.media), 7) if wild.medium == mbus.WILD_BYTE else wild.medium,
         )
 
+        accesses = itertools.count(1)
+
         def telegrams() -> list[bytes]:
+            volume_ml = meter.shown_ml(self._wall_ms)
             try:
-                return [mbus_dialogue.total_telegram(spec, identity, meter.shown_ml(self._wall_ms))]
+                return [mbus_dialogue.total_telegram(spec, identity, volume_ml, access=next(accesses))]
             except UsageError:  # more than its digits hold
                 return [bytes((mbus_data.ERROR_REPORT, 0))]
 

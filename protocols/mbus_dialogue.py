@@ -8,13 +8,16 @@ since. A master that lost count (after a failure, a restart, or behind another m
 total and could not tell. So each reading begins by making the meter forget: SND_NKE and the selection both do, and
 FCB = 1 is new after them. Within a reading FCB turns with each further telegram. The acknowledgement also shows a meter
 that is an answer behind: what comes in its place is a telegram, or the other way round, and neither is taken.
+
+Some meters acknowledge and do not forget. What they send again is the telegram of the reading before, access number and
+all; or one of a reading that failed, or of a master before us, which we do not know. In these cases the reading goes on
+with FCB turned, which no meter may take for a repeat, and what comes last is believed. Who was found to repeat itself
+is asked so each time. A meter that forgets and counts its accesses is asked once.
 """
 
 import re
 from collections.abc import Callable, Generator
 from typing import Final
-
-import msgspec
 
 from protocols import mbus, mbus_data
 from protocols.errors import MeterFault, ProfileError
@@ -28,11 +31,28 @@ from protocols.reading import Measurement
 TELEGRAMS_MAX: Final = 8
 
 
-class Station(msgspec.Struct, frozen=True, kw_only=True):
-    """One meter as its master sees it: its primary address, or the identity by which it is selected."""
+class Station:
+    """One meter as its master sees it: its primary address, or the identity by which it is selected.
 
-    primary: int | None = None
-    identity: Identity | None = None
+    Make one for each configured meter and keep it: it remembers the last reading, to know a telegram that is repeated.
+    """
+
+    def __init__(self, *, primary: int | None = None, identity: Identity | None = None) -> None:
+        self.primary = primary
+        self.identity = identity
+        self.total_ml: int | None = None  # what the last telegram of the reading before said
+        self.access: int | None = None  # and its access number
+        self.repeats = False  # it has sent that again, and then another one when FCB turned
+        self.is_doubted = True  # it may have a telegram that we do not know
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Station) and (self.primary, self.identity) == (other.primary, other.identity)
+
+    def __hash__(self) -> int:
+        return hash((self.primary, self.identity))
+
+    def __repr__(self) -> str:
+        return f"Station({self})"
 
     def __str__(self) -> str:
         """The address as it is configured."""
@@ -71,14 +91,17 @@ def dialogue(spec: MbusSpec, station: Station) -> Generator[Request, bytes, Meas
     Raises MeterRefused where the meter reports an error, MeterFault where the telegram holds no volume.
     """
     yield mbus.select(station.identity) if station.identity else mbus.reset_link(station.address)
-    telegrams: list[Telegram] = []
-    while len(telegrams) < TELEGRAMS_MAX:
-        frame_count_bit = len(telegrams) % 2 == 0
-        found = yield mbus.request_data(station.address, frame_count_bit=frame_count_bit, identity=station.identity)
-        telegrams.append(_decode(spec, found))
-        if mbus_data.has_total(spec, telegrams[-1]) or not telegrams[-1].is_followed:
-            break
-    return _measurement_of(spec, telegrams)
+    is_doubted, station.is_doubted = station.is_doubted or station.repeats, True
+    sent: list[bytes] = []
+    telegrams = yield from _ask(spec, station, sent)
+    is_repeated = _is_repeated(spec, station, telegrams)
+    # Who does not forget may begin in the middle of its telegrams: the total is still to come.
+    if (is_doubted or is_repeated) and (station.repeats or mbus_data.has_total(spec, telegrams[-1])):
+        telegrams = yield from _ask(spec, station, sent, begins_anew=True)
+    measurement = _measurement_of(spec, telegrams)
+    station.repeats |= is_repeated and sent[-1] != sent[0]
+    station.total_ml, station.access, station.is_doubted = measurement.volume_ml, telegrams[-1].access, False
+    return measurement
 
 
 def decode_case(spec: MbusSpec, frames: list[tuple[bytes, bytes]]) -> Measurement:
@@ -161,6 +184,36 @@ def total_telegram(spec: MbusSpec, identity: Identity, volume_ml: int, *, access
     """Return CI and data of the telegram in which a meter with this profile shows a total. Raises UsageError."""
     records = encode_record(mbus_data.total_record(spec, volume_ml))
     return mbus_data.encode_telegram(identity, records, access=access, status=status)
+
+
+def _ask(
+    spec: MbusSpec, station: Station, sent: list[bytes], *, begins_anew: bool = False
+) -> Generator[Request, bytes, list[Telegram]]:
+    """Fetch telegrams until one has the total, and add them to what was `sent` in this reading: FCB turns with each.
+
+    Behind its last telegram a meter begins anew; who waits for that goes on there.
+    """
+    telegrams: list[Telegram] = []
+    while len(telegrams) < TELEGRAMS_MAX:
+        frame_count_bit = len(sent) % 2 == 0
+        sent.append(
+            (yield mbus.request_data(station.address, frame_count_bit=frame_count_bit, identity=station.identity))
+        )
+        telegrams.append(_decode(spec, sent[-1]))
+        if mbus_data.has_total(spec, telegrams[-1]) or not (telegrams[-1].is_followed or begins_anew):
+            break
+    return telegrams
+
+
+def _is_repeated(spec: MbusSpec, station: Station, telegrams: list[Telegram]) -> bool:
+    """Tell whether the meter may have sent the last telegram once more.
+
+    Nothing else of it is compared: the checksum lets some damage pass, and then two copies of a telegram differ.
+    """
+    if telegrams[0].access:
+        return telegrams[0].access == station.access
+    # It does not count its accesses (0, or the telegram has none).
+    return mbus_data.has_total(spec, telegrams[-1]) and _measurement_of(spec, telegrams).volume_ml == station.total_ml
 
 
 def _decode(spec: MbusSpec, found: bytes) -> Telegram:

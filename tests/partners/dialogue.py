@@ -64,10 +64,9 @@ def make_reader(name, address, *, timeout_ms=100, retries=0, last_ml=None, new=F
         address=meter.protocol.parse_address(address),
         timeout_ms=timeout_ms,
         retries=retries,
+        is_in_step=not new,
         chance=chance,
     )
-    if not new:
-        reader._outstanding.clear()
     reader._last = None if last_ml is None else Measurement(volume_ml=last_ml)
     return reader
 

@@ -4,10 +4,11 @@ Each meter answers in the order of its requests and once at most, as a meter doe
 register moves at its own pace in virtual time, so that a value tells whether a meter showed it while it was read.
 """
 
+import itertools
 from collections import Counter
 
 from gateway.line import LineSettings
-from protocols import cjt188, cjt188_data, cjt188_dialogue, mbus, mbus_dialogue, modbus
+from protocols import cjt188, cjt188_data, cjt188_dialogue, mbus, mbus_dialogue, modbus, modbus_ascii, modbus_tcp
 
 BYTE_S = LineSettings(name="", port="").byte_s
 TURNAROUND_S = 0.02
@@ -32,9 +33,15 @@ RATES = {
     "unseen flips": 0.01,
 }
 SHORT_CHECKSUM_ONLY = {"long burst", "digits", "unseen flips"}
+# What a gateway does not pass on. An answer that a meter gives twice is among it: whether its second half stays in the
+# UART and passes for the answer to the next request is beyond what a master can know (docs/decisions/0001).
+SERIAL_ONLY = {"noise before", "noise after", "stall within", "twice", "foreign"}
 DAMAGES = {"flip", "burst", *SHORT_CHECKSUM_ONLY}
 LATENESS_S = (0.15, 3.0)
-HOLDS_BACK_RATE = 0.0005  # how often a meter, or its serial server, begins to be one answer behind for ever
+HOLDS_BACK_RATE = 0.002  # how often a meter, or its serial server, begins to be one answer behind for ever
+GATEWAY_PATIENCE_S = (0.06, 0.25)  # how long a Modbus TCP gateway waits for its meters
+HOLDS_NO_MORE_RATE = 0.01  # how often it forgets what it held, by request
+HELD_BACK = "one behind for ever"
 CONSTANTLY_LATE_RATE = 0.005  # how often a meter begins to answer everything late by the same time
 
 
@@ -53,20 +60,32 @@ class Register:
 
 
 class ModbusMeter:
-    """Two registers of total and two of a unit. It may refuse any other number of registers than two, or be mute."""
+    """Two registers of total and two of a unit. It may refuse any other number of registers than two, or be mute.
 
-    protocol = "Modbus"
-    has_short_checksum = False
+    It speaks RTU, also behind a gateway that we ask in Modbus TCP (`TcpGateway`), or ASCII.
+    """
 
-    def __init__(self, unit, register, *, refuses=False, is_mute=False):
-        self.unit, self.register = unit, register
+    def __init__(self, unit, register, *, refuses=False, is_mute=False, framing="rtu"):
+        self.unit, self.register, self.framing = unit, register, framing
+        self.protocol = "Modbus" if framing == "rtu" else f"Modbus {framing.upper()}"
+        self.has_short_checksum = framing == "ascii"
         self._refuses, self._is_mute = refuses, is_mute
-        self._reader = modbus.RequestReader()
 
     def hear(self, data):
-        self._reader.silence()
-        request = self._reader.feed(data)
+        if self.framing == "ascii":
+            data = modbus_ascii.rtu_frame(data)
+        elif self.framing == "tcp":
+            data = modbus_tcp.rtu_frame(data)
+        request = modbus.decode_request(data) if modbus.has_crc(data) and data[1] in (3, 4) else None
         return request if request and request.unit == self.unit else None
+
+    def wire(self, frame):
+        """An RTU frame as it leaves the meter."""
+        return modbus_ascii.encode_frame(frame[:-2]) if self.framing == "ascii" else frame
+
+    def find_frames(self, data):
+        start = data.find(b":")
+        return [body] if start >= 0 and (body := modbus_ascii.decode_frame(bytes(data[start:]))) else []
 
     def answer(self, request, now_s):
         if request.count != 2 and self._is_mute:
@@ -91,6 +110,7 @@ class Cjt188Meter:
     protocol = "CJ/T 188"
     has_short_checksum = True
     find_frames = staticmethod(cjt188.find_frames)
+    wire = staticmethod(bytes)
     _STRANGER = "00000000999999"
 
     def __init__(self, address, register, spec):
@@ -112,17 +132,30 @@ class Cjt188Meter:
         return cjt188.answer(request, content, address=self._STRANGER, meter_type=self._spec.meter_type).encode()
 
 
+class _NeverForgets(mbus_dialogue.Slave):
+    """Acknowledges SND_NKE and selections, and keeps frame count bit and telegram all the same."""
+
+    def _forget(self, address):
+        pass
+
+
 class MbusMeter:
-    """An M-Bus meter, asked by its primary address or by its number: its slave keeps frame count bit and selection."""
+    """An M-Bus meter, asked by its primary address or by its number: its slave keeps frame count bit and selection.
+
+    It may never forget its last telegram, and may not count its accesses.
+    """
 
     protocol = "M-Bus"
     has_short_checksum = True
     find_frames = staticmethod(mbus.find_frames)
+    wire = staticmethod(bytes)
 
-    def __init__(self, number, register, spec, *, primary=0):
+    def __init__(self, number, register, spec, *, primary=0, forgets=True, counts=True):
         self.register, self._spec, self._now_s = register, spec, 0.0
         self._identity = mbus.Identity(number=number, manufacturer=0x4024, version=1, medium=7)
-        self._slave = mbus_dialogue.Slave(identity=self._identity, telegrams=self._telegrams, primary=primary)
+        self._accesses = itertools.count(1) if counts else itertools.repeat(0)
+        slave = mbus_dialogue.Slave if forgets else _NeverForgets
+        self._slave = slave(identity=self._identity, telegrams=self._telegrams, primary=primary)
         self._answer = None
 
     def hear(self, data):
@@ -148,13 +181,62 @@ class MbusMeter:
         return mbus.Frame(control=mbus.RESPOND_DATA, address=99, ci=content[0], data=content[1:]).encode()
 
     def _telegrams(self):
-        return [mbus_dialogue.total_telegram(self._spec, self._identity, self.register.at(self._now_s))]
+        volume_ml, access = self.register.at(self._now_s), next(self._accesses)
+        return [mbus_dialogue.total_telegram(self._spec, self._identity, volume_ml, access=access)]
+
+
+class TcpGateway:
+    """Between Modbus TCP and the meters: asks one at a time, and takes what its UART has as the answer.
+
+    An answer that comes after its patience lies there, one at most, until the next request: that one gets it, with its
+    own transaction, at once, and so is every request after it an answer behind, until the gateway empties its UART. It
+    sees checksums; unit, function and length are the master's business.
+    """
+
+    def __init__(self, port, dice):
+        self._port, self._dice, self._patience_s = port, dice, dice.uniform(*GATEWAY_PATIENCE_S)
+        self._uart = []
+        self._free_s = 0.0
+        self.is_behind = False  # the last request got what lay there
+
+    def ask(self, data):
+        """Take a request; return when the meters hear it."""
+        self._free_s = max(self._port.clock.now_s, self._free_s)
+        if self._dice.random() < HOLDS_NO_MORE_RATE:
+            self._uart = [one for one in self._uart if one[0] > self._free_s]
+        return self._free_s
+
+    def recover(self):
+        """Forget what lies in the UART and will."""
+        self._uart.clear()
+
+    def hear(self, at_s, frame):
+        """Note bytes that come from a meter."""
+        if modbus.has_crc(frame):
+            self._uart.append((at_s, frame))
+
+    def answer(self, data):
+        """Answer a request when everything that it brought about was heard."""
+        until_s = self._free_s + self._patience_s
+        self._uart.sort(key=lambda one: one[0])
+        lying = [one for one in self._uart if one[0] <= self._free_s][-1:]
+        coming = [one for one in self._uart if one[0] > self._free_s]
+        self.is_behind = bool(lying)
+        if lying or (coming and coming[0][0] <= until_s):
+            at_s, frame = (lying or coming)[0]
+            self._uart = coming if lying else coming[1:]
+            self._free_s = max(self._free_s, at_s) + 0.002
+        else:
+            frame = modbus.encode_exception(modbus.decode_request(modbus_tcp.rtu_frame(data)), 11)
+            self._free_s = until_s
+        answer = modbus_tcp.encode_frame(frame[:-2], transaction=int.from_bytes(data[:2], "big"))
+        self._port.arrive(self._free_s, answer)
 
 
 class FaultyMeters:
     """Meters on a VirtualPort; `faulty` switches the faults on and off, `tally` counts them by protocol."""
 
-    def __init__(self, port, dice, meters):
+    def __init__(self, port, dice, meters, *, framing="rtu"):
         self.faulty = True
         self.echo = False
         self.tally = Counter()
@@ -165,11 +247,14 @@ class FaultyMeters:
         self._free_s = dict.fromkeys(meters, 0.0)  # until when each meter is busy with earlier requests
         self._held = {}  # what is held back until the next request, by meter
         self._constant = {}  # meters that answer everything late by the same time, and for how many requests
+        self._gateway = TcpGateway(port, dice) if framing == "tcp" else None
         port.on_write = self._take
 
     def _take(self, data):
-        now_s = self._port.clock.now_s
-        if self.echo:
+        if self._gateway and not self.faulty:
+            self._gateway.recover()
+        now_s = self._gateway.ask(data) if self._gateway else self._port.clock.now_s
+        if self.echo and not self._gateway:
             self._port.arrive(now_s + 0.001, data)
         for meter in self._meters:
             if isinstance(meter, MbusMeter):
@@ -183,6 +268,10 @@ class FaultyMeters:
             frame = self._hold_back(meter, frame)
         if frame:
             self._send(meter, request, frame, now_s + len(data) * BYTE_S)
+        if self._gateway:
+            self._gateway.answer(data)
+            if self._gateway.is_behind:
+                self._count(meter, HELD_BACK)
 
     def _count(self, meter, fault):
         self.tally[meter.protocol, fault] += 1
@@ -191,8 +280,12 @@ class FaultyMeters:
         """Return the frame to send: for a meter that is one behind for ever, the one before."""
         if not self.faulty:
             self._held.clear()
+        elif self._gateway:
+            pass  # it holds back itself; two in a row are two behind, which counting forgets after two minutes
+        elif meter in self._held and self._dice.random() < HOLDS_NO_MORE_RATE:
+            del self._held[meter]
         elif meter in self._held:
-            self._count(meter, "one behind for ever")
+            self._count(meter, HELD_BACK)
             frame, self._held[meter] = self._held[meter], frame
         elif self._dice.random() < HOLDS_BACK_RATE:
             self._held[meter] = frame
@@ -206,6 +299,7 @@ class FaultyMeters:
             if self.faulty
             and self._dice.random() < rate
             and (meter.has_short_checksum or fault not in SHORT_CHECKSUM_ONLY)
+            and (self._gateway is None or fault not in SERIAL_ONLY)
         }
         delay_s = TURNAROUND_S + self._lateness_s(meter, faults)
         for fault in faults:
@@ -219,6 +313,10 @@ class FaultyMeters:
             frame = meter.refusal(request)
         begins_s = max(sent_s + delay_s, self._free_s[meter] + 0.005)
         data = self._spoil(meter, request, frame, faults)
+        if self._gateway:
+            self._free_s[meter] = begins_s + len(data) * BYTE_S
+            self._gateway.hear(self._free_s[meter], data)
+            return
         if "stall within" in faults:
             self._port.arrive(begins_s, data[:4])
             begins_s += self._dice.uniform(0.01, 0.09)
@@ -243,7 +341,8 @@ class FaultyMeters:
         return self._dice.uniform(*LATENESS_S) if "late" in faults else 0
 
     def _spoil(self, meter, request, frame, faults):
-        dice, data = self._dice, bytearray(frame)
+        dice, data = self._dice, bytearray(meter.wire(frame))
+        sent = bytes(data)
         if "flip" in faults:  # up to three bits: a CRC tells them all in frames of this length, an eight-bit sum one
             for bit in dice.sample(range(8 * len(data)), dice.randrange(1, 4)):
                 data[bit // 8] ^= 1 << bit % 8
@@ -258,17 +357,18 @@ class FaultyMeters:
         if "digits" in faults and len(data) > 12:  # the hardest to see: digits for digits somewhere in the content
             start = dice.randrange(8, len(data) - 4)
             for at in range(start, start + dice.randrange(2, 5)):
-                data[at] = dice.randrange(10) << 4 | dice.randrange(10)
+                digits = dice.randrange(10) << 4 | dice.randrange(10)
+                data[at] = b"0123456789ABCDEF"[digits & 0xF] if data[:1] == b":" else digits
         if "unseen flips" in faults:
             self._flip_unseen(data)
-        if faults & DAMAGES and data != frame and meter.has_short_checksum and any(meter.find_frames(data)):
+        if faults & DAMAGES and data != sent and meter.has_short_checksum and any(meter.find_frames(data)):
             self._count(meter, "damage with a right checksum")
         if "truncate" in faults and len(data) > 1:
             del data[dice.randrange(1, len(data)) :]
         if "behead" in faults:
             del data[: dice.randrange(1, 4)]
         if "foreign" in faults:
-            data[:0] = meter.foreign(request)
+            data[:0] = meter.wire(meter.foreign(request))
         if "noise before" in faults:
             data[:0] = dice.randbytes(dice.randrange(1, 6))
         if "noise after" in faults:

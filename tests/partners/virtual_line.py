@@ -104,10 +104,16 @@ class VirtualPort:
             raise serial.SerialException(message)
 
 
-def virtual_line(port, **settings):
+def virtual_line(port, *, first_silence_s=0.0, **settings):
     """A Line on a virtual port."""
     settings = LineSettings(**{"name": "rs485-1", "port": "/dev/virtual", **settings})
-    return Line(settings, opener=port.open, monotonic=port.clock.monotonic, pause=port.clock.pause)
+    return Line(
+        settings,
+        opener=port.open,
+        monotonic=port.clock.monotonic,
+        pause=port.clock.pause,
+        first_silence_s=first_silence_s,
+    )
 
 
 class NeverRead(dict):

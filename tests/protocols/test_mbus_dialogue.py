@@ -9,14 +9,31 @@ from hypothesis import strategies as st
 from protocols import mbus, mbus_dialogue, profile
 from protocols.errors import Garbled, MeterError, MeterFault, MeterRefused, NoResponse, ProfileError, WrongAnswer
 from protocols.mbus import Frame, Identity, RequestReader
-from protocols.mbus_data import MbusSpec, encode_telegram
+from protocols.mbus_data import MbusSpec, encode_telegram, total_record
 from protocols.mbus_dialogue import Slave, Station, dialogue, parse_address, total_telegram
+from protocols.mbus_records import encode_record
 from protocols.reading import Measurement
 
 METER = Identity(number="00123456", manufacturer=0x4024, version=1, medium=7)
 NEIGHBOUR = Identity(number="00123457", manufacturer=0x4024, version=1, medium=7)
 SPEC = MbusSpec()
-PRIMARY, SECONDARY = parse_address("5"), parse_address("00123456")
+
+
+def known(text):
+    """A station whose meter has no telegram that its master does not know."""
+    station = parse_address(text)
+    station.is_doubted = False
+    return station
+
+
+@pytest.fixture(autouse=True)
+def stations():
+    """What stations remember ends with each test."""
+    for station, text in ((PRIMARY, "5"), (SECONDARY, "00123456")):
+        vars(station).update(vars(known(text)))
+
+
+PRIMARY, SECONDARY = known("5"), known("00123456")
 NO_TOTAL = bytes.fromhex("02 FD 17 00 00")
 
 
@@ -201,7 +218,7 @@ class TestFrameCountBit:
     @pytest.mark.parametrize("exchange", [0, 1])
     def test_after_a_loss_the_next_reading_is_new(self, station, lost, exchange):
         """The meter made a telegram that nobody heard. Days later it must not be taken for the present."""
-        meter = slave(volumes=(1_000, 2_000, 3_000))
+        meter = slave(volumes=(1_000, 2_000, 3_000, 4_000))
         assert drive(station, on_wire(meter)).volume_ml == 1_000
         turn = itertools.count()
 
@@ -214,8 +231,10 @@ class TestFrameCountBit:
 
         with pytest.raises(NoResponse):
             drive(station, lossy)
-        made_one_more = lost == "answer" and exchange == 1
-        assert drive(station, on_wire(meter)).volume_ml == (3_000 if made_one_more else 2_000)
+        # Where data were asked for, the next reading goes on with FCB turned: the meter makes one more.
+        made = (lost == "answer") + 1 if exchange == 1 else 0
+        meant = 2_000 + 1_000 * made
+        assert drive(station, on_wire(meter)).volume_ml == meant
 
     @pytest.mark.parametrize("station", [PRIMARY, SECONDARY])
     def test_another_master_s_requests_do_not_matter(self, station):
@@ -223,6 +242,77 @@ class TestFrameCountBit:
         drive(station, on_wire(meter))
         meter.answer(mbus.request_data(5, frame_count_bit=False).frame)
         assert drive(station, on_wire(meter)).volume_ml == 3_000
+
+
+class NeverForgets(Slave):
+    """Acknowledges SND_NKE and selections, and keeps frame count bit and telegram all the same."""
+
+    def _forget(self, address):
+        pass
+
+
+class TestMetersThatNeverForget:
+    """A meter may say with each telegram how often it was read (access), or always the same."""
+
+    def meter(self, volumes, *, contents=1, accesses=None):
+        shown, accesses = iter(volumes), accesses or itertools.count(1)
+
+        def telegrams():
+            total, access = encode_record(total_record(SPEC, next(shown))), next(accesses)
+            places = range(contents)
+            return [
+                encode_telegram(METER, (NO_TOTAL, total)[place == 0], access=access, is_followed=place < contents - 1)
+                for place in places
+            ]
+
+        return NeverForgets(identity=METER, primary=5, telegrams=telegrams)
+
+    @pytest.mark.parametrize("station", [PRIMARY, SECONDARY])
+    @pytest.mark.parametrize("contents", [1, 2, 3])
+    def test_no_reading_gives_the_total_of_the_one_before(self, station, contents):
+        wire = on_wire(self.meter(range(1_000, 10**6, 1_000), contents=contents))
+        totals = [drive(station, wire).volume_ml for _ in range(20)]
+        assert totals == sorted(set(totals)), "each is newer"
+
+    def test_what_another_master_left_is_not_believed(self):
+        meter = self.meter([1_000, 2_000])
+        meter.answer(mbus.request_data(5, frame_count_bit=True).frame)
+        assert drive(parse_address("5"), on_wire(meter)).volume_ml == 2_000
+
+    def test_what_a_failed_reading_left_is_not_believed(self):
+        meter = self.meter([1_000, 2_000, 3_000])
+        drive(PRIMARY, on_wire(meter))
+        meter.answer(mbus.request_data(5, frame_count_bit=False).frame)  # so that the next telegram is made anew
+
+        def lossy(data):
+            answer = on_wire(meter)(data)
+            return answer if answer == b"\xe5" else b""
+
+        with pytest.raises(NoResponse):
+            drive(PRIMARY, lossy)
+        meter._telegrams = lambda: [total_telegram(SPEC, METER, 9_000)]
+        assert drive(PRIMARY, on_wire(meter)).volume_ml == 9_000
+
+    def test_who_was_found_to_repeat_itself_is_asked_twice_each_time(self):
+        meter, sent = self.meter(range(1_000, 10**6, 1_000)), []
+        for _ in range(3):
+            drive(PRIMARY, on_wire(meter), sent=sent)
+        assert len(sent) == 2 + 3 + 3
+
+    def test_who_forgets_and_counts_is_asked_once(self):
+        accesses, sent = itertools.count(1), []
+        meter = Slave(
+            identity=METER, primary=5, telegrams=lambda: [total_telegram(SPEC, METER, 7_000, access=next(accesses))]
+        )
+        for _ in range(5):
+            assert drive(PRIMARY, on_wire(meter), sent=sent).volume_ml == 7_000
+        assert len(sent) == 5 * 2
+
+    def test_who_forgets_and_does_not_count_is_asked_twice_while_it_stands_still(self):
+        sent = []
+        meter = slave(volumes=(1_000, 1_000, 1_000, 2_000, 3_000))
+        assert [drive(PRIMARY, on_wire(meter), sent=sent).volume_ml for _ in range(4)] == [1_000, 1_000, 2_000, 3_000]
+        assert len(sent) == 2 + 3 + 2 + 2
 
 
 class TestLateAnswers:
