@@ -4,7 +4,8 @@ A Modbus answer does not say which request it answers. A meter (or a serial serv
 timeout is therefore one answer behind, for one exchange or for ever: each request gets, in time, the answer to the one
 before. What saves us is counting. Answers come in the order of the requests, and one at most to each. So:
 
-    we begin                         our predecessor's last request may still be answered: one is outstanding
+    we begin                         our predecessor's last request may still be answered: one is outstanding, until the
+                                     first decoy; nothing failed yet, so there is nothing to listen for
     a request fails                  it may still be answered: one more is outstanding
     an exception comes that the      the same: it is busy, or a gateway on the way gave up and the meter has not
     request does not explain
@@ -103,6 +104,7 @@ class MeterReader:
         if isinstance(address, mbus_dialogue.Station):
             address.is_doubted = not is_in_step
         self._forgiven_at: float | None = None  # when those before a good read count no more
+        self._port_is_lost = False
         self._decoy_at = float("-inf")  # no decoy before
         self._awake_at = float("-inf")  # when the meter last answered
         self._answered_last = True
@@ -194,9 +196,11 @@ class MeterReader:
         """Note a request that failed and may still be answered, where its answer would not say to what."""
         try:
             yield
+            self._port_is_lost = False
         except (*_REPEATABLE, PortLost) as error:
-            # After a lost port: that one request may have left; while the port is away no other does.
-            is_new = not isinstance(error, PortLost) or not self._outstanding
+            # As the port is lost that one request may have left; while it is away no other does.
+            was_lost, self._port_is_lost = self._port_is_lost, isinstance(error, PortLost)
+            is_new = not (was_lost and self._port_is_lost)
             if is_new and not _is_named_in_answer(query):
                 self._note_failure(line)
             raise
@@ -232,6 +236,11 @@ class MeterReader:
 
     def _prove_in_step(self, line: Line, asked: list[modbus.ReadRequest]) -> None:
         """Have the failures forgiven if the meter is in step. Raises WrongAnswer where it is not."""
+        if list(self._outstanding) == [_NOBODY_KNOWS_WHEN]:
+            # Nothing failed since we began: nothing is late, and what may be held back gets in the decoy's way at once.
+            if self._answers_decoy(line, asked):
+                self._outstanding.clear()
+            return
         self._expect_silence(line, asked[-1])
         if self._forgiven_at is None and self._answers_decoy(line, asked):
             self._forgiven_at = line.now_s() + PROBATION_S
@@ -259,7 +268,8 @@ class MeterReader:
         if _leaves_open(decoy, frame):
             self._decoy_at = line.now_s() + DECOY_PAUSE_S
             return False
-        self._expect_silence(line, decoy)
+        if self._outstanding[-1] != _NOBODY_KNOWS_WHEN:
+            self._expect_silence(line, decoy)
         return True
 
 

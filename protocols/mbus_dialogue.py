@@ -29,6 +29,8 @@ from protocols.reading import Measurement
 # A meter that spreads its records over telegrams shows its total in the first ones. Eight take ten seconds of the line
 # at 2400 bit/s.
 TELEGRAMS_MAX: Final = 8
+# So many telegrams may others have fetched since the last reading; after more the meter is only asked once more.
+ACCESSES_MAX: Final = 16
 
 
 class Station:
@@ -208,10 +210,10 @@ def _ask(
 def _is_repeated(spec: MbusSpec, station: Station, telegrams: list[Telegram]) -> bool:
     """Tell whether the meter may have sent the last telegram once more.
 
-    Nothing else of it is compared: the checksum lets some damage pass, and then two copies of a telegram differ.
+    The checksum lets some damage pass, also of the access number: one that others cannot have brought about is no proof.
     """
-    if telegrams[0].access:
-        return telegrams[0].access == station.access
+    if telegrams[0].access and station.access is not None:
+        return not 1 <= (telegrams[0].access - station.access) % 0x100 <= ACCESSES_MAX
     # It does not count its accesses (0, or the telegram has none).
     return mbus_data.has_total(spec, telegrams[-1]) and _measurement_of(spec, telegrams).volume_ml == station.total_ml
 

@@ -38,6 +38,7 @@ DAY_MS = 24 * HOUR_MS
 
 LEAP_ML = 30_000  # more than a tap gives in three minutes; a torn 16-bit register leaps by 65 L or more
 LEAP_MS = 65 * MINUTE_MS  # after a longer gap it is nothing unusual
+LEAP_PARTS = 8  # nor after an eighth of a window shorter than half a day
 
 # ---- Flow ----
 STILL_MS = 55 * MINUTE_MS  # an hour without flow; polls may come a few minutes early
@@ -149,7 +150,7 @@ class Watch:
             if not taken_back:
                 self._judge(leapt_at, self._leapt_hour, self._leapt_to)
         if (
-            time_ms - self.read_at <= LEAP_MS
+            time_ms - self.read_at <= min(LEAP_MS, self.low_usage.window.length // LEAP_PARTS)
             and value_ml - self.register.top > LEAP_ML
             and self.register.reaches(time_ms, value_ml)
         ):

@@ -62,9 +62,14 @@ def test_every_reading_reaches_the_county_though_the_broker_dies_in_between(worl
             "select volume_ml from readings where meter = ? order by epoch, seq, at", [f"m-{unit:03}"]
         ).fetchall()
         said = [volume_ml for served_unit, volume_ml in served if served_unit == unit]
-        # What the agent read after that may still wait in its outbox, and one reading may have been under way.
-        assert len(rows) >= sum(1 for served_unit, _ in served_before if served_unit == unit) - 2
-        assert [row[0] for row in rows] == said[: len(rows)]
+        # What the agent read after that may wait in its outbox. A value may be served more often than it becomes a
+        # reading: a new process, and one that failed, asks again before it believes what it hears.
+        before = [volume_ml for served_unit, volume_ml in served_before if served_unit == unit]
+        stored_ml = [row[0] for row in rows]
+        left = iter(said)
+        assert all(volume_ml in left for volume_ml in stored_ml)  # in this order, none that was not served
+        assert len(stored_ml) >= len(before) * 3 // 4
+        assert len(set(before) - set(stored_ml)) <= 2
     dead = stored.execute("select distinct volume_ml, quality, reason from readings where meter = 'm-099'").fetchall()
     assert dead == [(None, "missing", "refused")]
     seqs = [row[0] for row in stored.execute("select seq from messages where stream = 'telemetry' order by seq")]

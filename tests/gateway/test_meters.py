@@ -53,7 +53,7 @@ def test_no_fault_ever_becomes_a_value(seed):
     assert sum(village.outcomes.values()) == READS, "every read is accounted for"
     for protocol in village.meters.requests:
         came = sum(count for (of, _), count in village.outcomes.items() if of == protocol)
-        assert village.outcomes[protocol, "value"] > 0.05 * came, "values still come"
+        assert village.outcomes[protocol, "value"] > 0.02 * came, "values still come"
     # No read is a hang: every attempt asks for a bounded number of answers, each within its bounds.
     longest_frame_s = mbus.FRAME_BYTES_MAX * village.line.settings.byte_s
     exchange_s = TIMEOUT_MS / 1000 + min(TIMEOUT_MS / 1000, HOLD_OFF_S_MAX) + longest_frame_s + BURST_GRACE_S + 0.1
@@ -295,6 +295,16 @@ def test_an_outage_of_the_port_asks_for_a_second_answer():
     assert script.read() == 3
     script.port.clock.pause(PROBATION_S)
     assert script.read() == 4
+
+
+def test_an_outage_while_failures_wait_to_be_forgiven_is_a_failure():
+    script = Script(None, 1, 2, 3, 4, 5, 6)
+    script.fails(NoResponse)
+    assert script.read() == 2
+    script.port.go_away(script.port.clock.now_s, script.port.clock.now_s + 1)
+    script.fails(PortLost)
+    script.port.clock.pause(PROBATION_S)
+    assert script.read() == 5, "the first failure, and the request that may have left"
 
 
 # -- the decoy --------------------------------------------------------------------------------------------------------

@@ -406,8 +406,9 @@ def mbus_line(*addresses, fault="", name="mbus-water", start_m3="802.609751"):
 
 def mbus_read(responder, address, *, name="mbus-water"):
     """What a master makes of reading a meter once, and the volumes that the answers told."""
-    spec = profile.load(name).spec
-    reading, told = mbus_dialogue.dialogue(spec, mbus_dialogue.parse_address(address)), []
+    spec, station = profile.load(name).spec, mbus_dialogue.parse_address(address)
+    station.is_doubted = False  # no telegram of an earlier reading is to be feared
+    reading, told = mbus_dialogue.dialogue(spec, station), []
     query = next(reading)
     try:
         while True:
