@@ -210,7 +210,7 @@ def _ask(
 def _is_repeated(spec: MbusSpec, station: Station, telegrams: list[Telegram]) -> bool:
     """Tell whether the meter may have sent the last telegram once more.
 
-    The checksum lets some damage pass, also of the access number: one that others cannot have brought about is no proof.
+    The checksum lets some damage pass, also of the access number: one that others cannot have made is no proof.
     """
     if telegrams[0].access and station.access is not None:
         return not 1 <= (telegrams[0].access - station.access) % 0x100 <= ACCESSES_MAX
