@@ -6,12 +6,9 @@ import msgspec
 
 from agent.alerts import Step
 from agent.detection.limit import EARLY_MIN
-from agent.detection.watch import Watch
+from agent.detection.watch import HOUR_MS, MINUTE_MS, Watch
 from protocols.contract import Level, Transition, instant
 from protocols.reading import Reading
-
-MINUTE_MS = 60_000
-HOUR_MS = 60 * MINUTE_MS
 
 
 class Dates(msgspec.Struct, frozen=True, kw_only=True):

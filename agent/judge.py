@@ -293,9 +293,12 @@ class Judge:
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 
-    def learned(self, meters: Iterable[str]) -> list[Learned]:
-        """Return what was learned of these meters, with the readings after which it stood so."""
-        return [kept for meter in meters if (kept := self._past.learned(meter)) is not None]
+    def learned(self, meters: Iterable[str]) -> Iterator[Learned]:
+        """Yield what was learned of these meters, with the readings after which it stood so.
+
+        Of a meter for which no reading stands now there is nothing: it is silent, or its newest reading waits.
+        """
+        return (kept for meter in meters if (kept := self._past.learned(meter)) is not None)
 
 
 def _subject(episode: AlertBody) -> tuple[Kind, str | None]:

@@ -140,7 +140,7 @@ class Pipeline:
             self._judge.note(episode)
             if episode.meter is not None:
                 # A silence in which somebody was helped is not to be learned, not even after a power cut.
-                learned = self._judge.learned([episode.meter])
+                learned = tuple(self._judge.learned([episode.meter]))
                 await self._store(lambda store: store.commit([], [], learned))
             return True
 
@@ -220,15 +220,15 @@ class Pipeline:
     def _due_to_be_kept(self, readings: Sequence[Reading], *, stopping: bool) -> list[Learned]:
         """Return what was learned of the homes for which it is time; of all of them at the end."""
         if stopping:
-            return self._judge.learned([*self._judge.meters, VILLAGE])
+            return list(self._judge.learned([*self._judge.meters, VILLAGE]))
         if not readings:
             return []
         now_ms = readings[-1].at.boottime_ms
         meters = dict.fromkeys([*(reading.meter for reading in readings), VILLAGE])
         # After a start all are due: a gateway that never runs for so long would else keep nothing.
         since_ms = now_ms - round(KEEP_LEARNED_S * 1000)
-        due = [meter for meter in meters if self._learned_at_ms.get(meter, since_ms) <= since_ms]
-        return self._judge.learned(due[:LEARNED_PER_COMMIT])
+        due = (meter for meter in meters if self._learned_at_ms.get(meter, since_ms) <= since_ms)
+        return list(itertools.islice(self._judge.learned(due), LEARNED_PER_COMMIT))
 
     def _keep(self, readings: list[Reading], steps: list[AlertBody], error: StoreError) -> None:
         if not self._failing:

@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
-from readings import at, shows
+from readings import at, shows, silent
 
 from agent import pipeline as pipeline_module
 from agent.judge import Judge, Rule
@@ -194,6 +194,19 @@ async def test_what_was_learned_is_kept_with_the_first_commit_then_every_six_hou
     assert set(store.store.learned()) == {"m-1", VILLAGE}
 
 
+async def test_meters_that_fell_silent_keep_nobody_else_from_being_kept(store, new_id, monkeypatch):
+    monkeypatch.setattr(pipeline_module, "LEARNED_PER_COMMIT", 2)
+    dead = [f"dead-{number}" for number in range(3)]
+    judge = Judge(dict.fromkeys([*dead, "m-1"], RULE), episodes=[], new_id=new_id)
+    line = Pipeline(store=store, judge=judge, committed=lambda: None)
+    running = asyncio.create_task(line.run())
+    await line.accept([*(silent(meter, 0) for meter in dead), shows("m-1", 0, 500)])
+    await settle()
+    assert set(store.store.learned()) == {"m-1", VILLAGE}
+    await line.stop()
+    await running
+
+
 @pytest.fixture
 async def lived_in(store, new_id):
     """A judge that has seen thirty days; the store keeps three of them, and what the others taught."""
@@ -215,7 +228,7 @@ async def lived_in(store, new_id):
 async def test_after_a_restart_a_home_is_known_as_it_was(store, new_id, lived_in):
     again = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
     await Pipeline(store=store, judge=again, committed=lambda: None).rebuild()
-    assert again.learned(["m-1"])[0].state == lived_in.learned(["m-1"])[0].state
+    assert next(again.learned(["m-1"])).state == next(lived_in.learned(["m-1"])).state
     assert again._past.watches["m-1"].limit.learned
 
 

@@ -60,7 +60,7 @@ class Village:
         for hour in range(from_h, to_h):
             verdicts = [self.judge.feed(reading) for reading in readings_at(hour)]
             steps += [step for verdict in verdicts for step in verdict.steps]
-            kept = self.judge.learned(PROFILES) if hour % keep_every_h == 0 else []
+            kept = list(self.judge.learned(PROFILES)) if hour % keep_every_h == 0 else []
             if hour >= HOURS - KEPT_H:
                 self.store.commit([verdict.reading for verdict in verdicts], steps, kept)
                 steps = []
