@@ -37,12 +37,12 @@ _NEWEST_SQL: Final = f"{READING_SQL} where reading.id in (select max(id) from re
 _NEWEST_VALUE_SQL: Final = (
     f"{READING_SQL} where reading.id in (select max(id) from reading where volume_ml is not null group by meter)"
 )
-_BOOT_ENDS_SQL: Final = f"""
-    with ends as (
-        select min(id) as first, max(id) as last, max(id) filter (where trust = 'synced') as synced
-        from reading group by boot)
-    {READING_SQL} where reading.id in (
-        select first from ends union select last from ends union select synced from ends) order by reading.id"""
+# Neighbours are compared, because grouping by boot would sort all readings in memory: 20 MiB for a week of 200 meters.
+_BOOT_ENDS_SQL: Final = f"""{READING_SQL} where
+    (select boot from reading as before where before.id = reading.id - 1) is not reading.boot
+    or (select boot from reading as after where after.id = reading.id + 1) is not reading.boot
+    or (trust = 'synced' and (select trust from reading as after where after.id = reading.id + 1) is not 'synced')
+    order by reading.id"""
 _INSERT_READING_SQL: Final = "insert into reading values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _DELETE_SQL: Final = {stream: f"delete from {stream} where seq <= ?" for stream in Stream}
 
@@ -166,7 +166,7 @@ class Store(Memory):
     def moments(self) -> list[Moment]:
         """Return what dates the boots of the history: of each the first moment, the last synced and the last one.
 
-        Oldest first. Raises StoreError.
+        Where the clock was lost meanwhile there may be more. Oldest first. Raises StoreError.
         """
         with translated("the history cannot be read"):
             return [decode_reading(row).at for row in self._db.query(_BOOT_ENDS_SQL)]
