@@ -59,9 +59,10 @@ OUTSTANDING_S_MAX: Final = 120.0
 PROBATION_S: Final = 5.0
 # More failures than this within two minutes, and the meter needs so many good answers and one, not more.
 OUTSTANDING_MAX: Final = 16
-# A decoy that got no answer is not repeated before its own can no longer come; some meters are silent to what they
-# do not know.
+# A decoy that got no answer is not repeated before its own can no longer come. Some meters are silent to what they do
+# not know, so each pause is twice as long as the one before.
 DECOY_PAUSE_S: Final = OUTSTANDING_S_MAX
+DECOY_PAUSE_S_MAX: Final = 86_400.0
 # A line that damages four answers of five so that their checksums are right is no line.
 ANSWERS_MAX: Final = 5
 # What can flow within three answers, with much to spare: 1 m3 in two seconds is six times what a DN200 meter takes.
@@ -106,6 +107,7 @@ class MeterReader:
         self._forgiven_at: float | None = None  # when those before a good read count no more
         self._port_is_lost = False
         self._decoy_at = float("-inf")  # no decoy before
+        self._decoy_pause_s = DECOY_PAUSE_S
         self._awake_at = float("-inf")  # when the meter last answered
         self._answered_last = True
         self._last: Measurement | None = None  # what the meter said last, whether it counted or not
@@ -208,15 +210,14 @@ class MeterReader:
     def _note_failure(self, line: Line) -> None:
         self._outstanding.append(line.now_s())
         self._forgiven_at = None
+        self._decoy_at = min(self._decoy_at, line.now_s() + DECOY_PAUSE_S)  # there is something new to prove
 
     def _fresh_answer(self, line: Line, request: Query) -> bytes:
         """Return an answer that cannot belong to an earlier request."""
         if self._forgiven_at is not None and line.now_s() >= self._forgiven_at:
             self._outstanding.clear()
             self._forgiven_at = None
-        # Of those that are too old to be on their way one stays: a serial server may hold it back for ever.
-        while len(self._outstanding) > 1 and line.now_s() - self._outstanding[1] > OUTSTANDING_S_MAX:
-            self._outstanding.popleft()
+        self._age(line)
         outstanding = len(self._outstanding)
         frame = self._ask(line, request, timeout_ms=self._timeout_ms)
         for _ in range(outstanding):
@@ -231,13 +232,22 @@ class MeterReader:
                 ) from error
         return frame
 
+    def _age(self, line: Line) -> None:
+        """Make one of those that are too old to be on their way: a serial server may hold an answer back for ever."""
+        is_old = False
+        while self._outstanding and line.now_s() - self._outstanding[0] > OUTSTANDING_S_MAX:
+            self._outstanding.popleft()
+            is_old = True
+        if is_old:
+            self._outstanding.appendleft(_NOBODY_KNOWS_WHEN)
+
     def _has_short_checksum(self, line: Line) -> bool:
         return self._profile.head.protocol != "modbus" or modbus_master.has_short_checksum(line)
 
     def _prove_in_step(self, line: Line, asked: list[modbus.ReadRequest]) -> None:
         """Have the failures forgiven if the meter is in step. Raises WrongAnswer where it is not."""
         if list(self._outstanding) == [_NOBODY_KNOWS_WHEN]:
-            # Nothing failed since we began: nothing is late, and what may be held back gets in the decoy's way at once.
+            # Nothing failed lately: nothing is late, and what may be held back gets in the decoy's way at once.
             if self._answers_decoy(line, asked):
                 self._outstanding.clear()
             return
@@ -258,7 +268,7 @@ class MeterReader:
             with self._account(line, decoy):
                 frame = self._ask(line, decoy, timeout_ms=self._timeout_ms)
         except NoResponse:
-            self._decoy_at = line.now_s() + DECOY_PAUSE_S
+            self._put_off_decoy(line)
             return False
         except WrongAnswer as error:
             raise WrongAnswer(
@@ -266,11 +276,16 @@ class MeterReader:
                 " serial server on the way, is one answer behind"
             ) from error
         if _leaves_open(decoy, frame):
-            self._decoy_at = line.now_s() + DECOY_PAUSE_S
+            self._put_off_decoy(line)
             return False
+        self._decoy_pause_s = DECOY_PAUSE_S
         if self._outstanding[-1] != _NOBODY_KNOWS_WHEN:
             self._expect_silence(line, decoy)
         return True
+
+    def _put_off_decoy(self, line: Line) -> None:
+        self._decoy_at = line.now_s() + self._decoy_pause_s
+        self._decoy_pause_s = min(2 * self._decoy_pause_s, DECOY_PAUSE_S_MAX)
 
 
 def _is_named_in_answer(query: Query) -> bool:

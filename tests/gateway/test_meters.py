@@ -426,6 +426,34 @@ def test_a_meter_that_is_silent_to_the_decoy_still_gives_values_and_is_seldom_as
     assert script.decoys == 2
 
 
+def test_a_meter_that_is_never_heard_after_a_decoy_costs_one_short_exchange_more():
+    script = Script(*[5] * 1000, new=True)
+    script.at_decoy = lambda request: None
+    clock = script.port.clock
+    took_s = []
+    for _ in range(288):
+        began_s = clock.now_s
+        assert script.read() == 5
+        took_s.append(clock.now_s - began_s)
+        clock.pause(300)
+    assert script.requests == 2 * 288, "what may be held back costs a request, always"
+    assert script.decoys <= 10
+    assert sorted(took_s)[288 * 9 // 10] < 0.1, "and nothing is listened for"
+
+
+def test_after_a_new_failure_the_next_decoy_is_not_put_off_for_long():
+    script = Script(*[5] * 36, None, *[5] * 10, new=True)
+    script.at_decoy = lambda request: None
+    for _ in range(18):  # the next decoy would be due in an hour
+        script.read()
+        script.port.clock.pause(300)
+    decoys = script.decoys
+    script.fails(NoResponse)
+    script.port.clock.pause(DECOY_PAUSE_S)
+    script.read()
+    assert script.decoys == decoys + 1
+
+
 def test_something_after_the_answer_to_the_decoy_proves_nothing():
     script = Script(None, 1, 2)
     arrive = script.port.arrive
