@@ -22,7 +22,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import line_peers
-from line_peers import CJT188, MODBUS, Peer, Setup, Stopwatch, Taken, time_peer, time_peer_with_dead
+from line_peers import CJT188, MODBUS, MOVING_L_H, Peer, Setup, Stopwatch, Taken, time_peer, time_peer_with_dead
 from measuring import Report, arguments, fail, run, simulated_line
 
 from agent.judge import Judge, Rule
@@ -56,15 +56,16 @@ class Size(NamedTuple):
     cycles: int  # … and lasts so many cycles
     probes: int  # with dead meters: until one of them was asked so often again …
     cycles_with_dead: int  # … and so many cycles at least
+    moving: int = 0  # where an 8-bit checksum has a total that moved asked for again: so many move from cycle to cycle
 
 
 FULL = {
     MODBUS: Size(meters=60, dead=3, rounds=3, cycles=3, probes=2, cycles_with_dead=8),
-    CJT188: Size(meters=60, dead=3, rounds=2, cycles=1, probes=1, cycles_with_dead=4),
+    CJT188: Size(meters=60, dead=3, rounds=2, cycles=1, probes=1, cycles_with_dead=4, moving=6),
 }
 QUICK = {
     MODBUS: Size(meters=6, dead=1, rounds=1, cycles=1, probes=0, cycles_with_dead=4),
-    CJT188: Size(meters=3, dead=1, rounds=1, cycles=1, probes=0, cycles_with_dead=3),
+    CJT188: Size(meters=3, dead=1, rounds=1, cycles=1, probes=0, cycles_with_dead=3, moving=1),
 }
 PEERS: dict[Setup, dict[str, Peer]] = {
     MODBUS: {
@@ -110,6 +111,17 @@ async def time_bus(setup: Setup, port: str, numbers: Sequence[int], cycles: int)
     return times
 
 
+class Moving(NamedTuple):
+    """Meters that count, since an instant of `time.monotonic`."""
+
+    numbers: Sequence[int]
+    since_s: float
+
+    def most_ml(self) -> int:
+        """Return how far each has counted by now."""
+        return round(MOVING_L_H * (time.monotonic() - self.since_s) / 3.6)
+
+
 class Cycle(NamedTuple):
     """One pass of the agent's poller, from the end of the one before to its own."""
 
@@ -128,6 +140,7 @@ async def run_agent(
     *,
     living: Sequence[int],
     dead: Sequence[int] = (),
+    moving: Moving | None = None,
     enough: Callable[[list[Cycle]], bool],
 ) -> list[Cycle]:
     """Return the cycles of the agent's poller, with judge and store behind it, on a line that is never idle."""
@@ -158,6 +171,12 @@ async def run_agent(
         nonlocal watch
         taken, watch = watch.taken(), Stopwatch()
         read_ml = {reading.meter: reading.volume_ml for reading in of_this_pass if reading.volume_ml is not None}
+        if moving is not None:
+            for meter in (meters[number].meter for number in moving.numbers):
+                moved_ml = read_ml.get(meter, 0) - shown_ml[meter]
+                if not 0 <= moved_ml <= moving.most_ml():
+                    fail(f"the agent read {moved_ml} mL too much of {meter}, of which {moving.most_ml()} flowed")
+                shown_ml[meter] += moved_ml
         if read_ml != shown_ml:
             fail(f"the agent read {len(read_ml)} of {len(living)} meters, or wrong values: {of_this_pass}")
         cycles.append(Cycle(taken, len(of_this_pass) - len(living)))
@@ -232,6 +251,27 @@ def measure(setup: Setup, size: Size, report: Report) -> None:
         _add(report, f"{setup.title}: {stubborn}, no back-off", taken, setup.limit_s(len(living)), note)
 
 
+def measure_moving(setup: Setup, size: Size, report: Report) -> None:
+    """Measure the agent where some totals move from cycle to cycle and, their checksum being short, are asked twice."""
+    numbers = range(1, size.meters + 1)
+    moving = Moving(numbers[: size.moving], time.monotonic())
+    village = setup.village(numbers, moving=moving.numbers)
+    with tempfile.TemporaryDirectory() as name, simulated_line(village, Path(name)) as port:
+        cycles = asyncio.run(
+            run_agent(
+                setup,
+                port,
+                Path(name),
+                living=numbers,
+                moving=moving,
+                enough=lambda found: len(found) == 1 + size.rounds,
+            )
+        )
+    note = f"{size.moving} of {size.meters} totals moved since the cycle before: asked twice"
+    taken = [cycle.taken for cycle in cycles[1:]]
+    _add(report, f"{setup.title}: our agent, some move", taken, setup.limit_s(size.meters), note)
+
+
 def _report_alive(setup: Setup, size: Size, report: Report, who: str, taken: list[Taken]) -> None:
     limit_s = setup.limit_s(size.meters)
     pause_ms = (statistics.median(each.seconds for each in taken) - limit_s) / size.meters * 1000
@@ -289,6 +329,8 @@ def main() -> None:
     began_s = time.monotonic()
     for setup in chosen:
         measure(setup, sizes[setup], report)
+        if sizes[setup].moving:
+            measure_moving(setup, sizes[setup], report)
     report.notes.append(f"measured for {time.monotonic() - began_s:.0f} s")
     report.show(as_json=options.json)
 
