@@ -73,7 +73,6 @@ class Store(Memory):
             boots = {boot_id: self._boot(boot_id) for boot_id in {reading.at.boot_id for reading in readings}}
             for start in range(0, len(readings), READINGS_PER_MESSAGE_MAX):
                 self._append_telemetry(readings[start : start + READINGS_PER_MESSAGE_MAX], boots)
-            self._put_hourly(readings)
             self._put_learned(learned)
             self._put_absences(absences)
             for alert in alerts:
@@ -98,8 +97,7 @@ class Store(Memory):
         def take_over() -> None:
             boots = {boot_id: self._boot(boot_id) for boot_id in {reading.at.boot_id for reading in history}}
             self._insert(history, boots)
-            self._put_hourly(history)
-            self._put_hourly_values(hourly)
+            self._put_hourly(hourly)
             self._put_learned(learned)
             self._put_absences(absences)
             for episode in episodes:
@@ -277,12 +275,15 @@ class Store(Memory):
 
         They are counted, not dated: a wall clock that leaps ahead must not make the whole history old.
         """
+
+        def forget_some() -> int:
+            last_id = store_space.last_to_forget(self._db, keep_newest)
+            with self._keeping_hours(last_id):
+                return store_space.forget(self._db, last_id)
+
         forgotten = 0
-        while True:
-            step = self._write("old readings cannot be deleted", lambda: store_space.forget(self._db, keep_newest))
+        while step := self._write("old readings cannot be deleted", forget_some):
             forgotten += step
-            if step < store_space.READINGS_PER_DELETE_MAX:
-                break
         sql = "delete from episode where not is_open and id not in (select episode from alert)"
         self._write("old episodes cannot be deleted", lambda: self._db.execute(sql))
         self._write("old memories cannot be deleted", lambda: store_memory.forget(self._db))
@@ -309,8 +310,13 @@ class Store(Memory):
                 break
             step = max(1, (bounds[1] - bounds[0]) // 20)  # a twentieth at a time
             last_id = bounds[0] + min(step, store_space.READINGS_PER_DELETE_MAX)
-            dropped += self._write("no room can be made", functools.partial(store_space.drop_oldest, self._db, last_id))
+            dropped += self._write("no room can be made", functools.partial(self._drop_oldest, last_id))
         return dropped
+
+    def _drop_oldest(self, last_id: int) -> int:
+        last_id = store_space.last_of_message(self._db, last_id)
+        with self._keeping_hours(last_id):
+            return store_space.drop_oldest(self._db, last_id)
 
     def _is_cramped(self) -> bool:
         """Tell whether neither the disk nor the file has room for what comes next."""

@@ -40,7 +40,9 @@ class StoreBase:
         with translated_when_opening(self.path):
             self._db = store_file.connect(self.path, read_only=read_only)
             try:
-                if not read_only:
+                if read_only:
+                    store_schema.require_newest(self._db)
+                else:
                     store_file.configure(self._db, self.path)
                     store_schema.upgrade(self._db)
                     if new_epoch:

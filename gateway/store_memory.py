@@ -1,7 +1,7 @@
 """What the store remembers besides readings and messages.
 
 * What was learned of each home, as the detector dumps it. It goes in with the readings that taught it.
-* The register at the end of every hour, for as long as a home's habits are learned from.
+* The register at the end of every hour of which the readings are gone, for as long as a home's habits are learned from.
 * Who is away, and what ended an absence.
 * Which commands were answered and how, so that a repeated one is not done twice.
 
@@ -9,21 +9,22 @@ All of it is bounded, and none of it is worth refusing a reading or an alert for
 out and said.
 """
 
+import contextlib
 import logging
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
 import sqlite_utils
 
 from gateway.store_base import StoreBase
-from gateway.store_file import StoreDamaged, translated
+from gateway.store_file import translated
 from protocols.absence import Absence
 from protocols.contract import Reply
-from protocols.reading import ClockTrust, Quality, Reading
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MS_PER_HOUR: Final = 3_600_000
 # A home's habits are learned from 60 days; two more, so that a day on either side is whole in any time zone.
@@ -36,7 +37,14 @@ ENDED_ABSENCES_MAX: Final = 500
 
 _LEARNED_SQL: Final = "insert or replace into learned values (?, ?, ?, ?, ?, ?)"
 _HOURLY_SQL: Final = "insert or replace into hourly values (?, ?, ?)"
+# Each hour's last value of every meter: what it shows beyond doubt at a time beyond doubt. SQLite takes the columns
+# beside max() from its row.
+_HOURS_OF_READINGS_SQL: Final = (
+    f"select wall_ms / {MS_PER_HOUR} as hour, meter, volume_ml, max(id) from reading"
+    " where quality = 'ok' and trust = 'synced' and {} group by hour, meter"
+)
 _ABSENCE_SQL: Final = "insert or replace into absence values (?, ?, ?)"
+_COMMAND_SQL: Final = "insert or replace into command (id, wall_ms, body, reply) values (?, ?, ?, ?)"
 
 
 class Learned(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +69,14 @@ class HourlyValue(msgspec.Struct, frozen=True, kw_only=True):
     volume_ml: int
 
 
+class Answered(msgspec.Struct, frozen=True, kw_only=True):
+    """A command as it came, when it was answered (wall clock, ms), and what the answer was."""
+
+    reply: Reply
+    body: bytes
+    wall_ms: int
+
+
 class Memory(StoreBase):
     """The part of a store that remembers."""
 
@@ -72,17 +88,32 @@ class Memory(StoreBase):
             log.error("learned_damaged meter=%s: left out; the home is learned anew from its readings", meter)
         return {meter: learned for meter, learned in found.items() if learned is not None}
 
-    def hourly(self, meter: str | None = None, since_hour: int = 0) -> Iterator[HourlyValue]:
-        """Yield the values of one meter, or of all, from an hour on, oldest first. Raises StoreError."""
+    def hourly(self) -> Iterator[HourlyValue]:
+        """Yield the values of the hours of which readings are gone, oldest first. Raises StoreError."""
         with translated("the hourly values cannot be read"):
-            sql = "select hour, meter, volume_ml from hourly where hour >= ? and (? is null or meter = ?)"
-            for row in self._db.query(f"{sql} order by hour, meter", [since_hour, meter, meter]):
+            for row in self._db.query("select hour, meter, volume_ml from hourly order by hour, meter"):
                 yield HourlyValue(**row)
 
+    def hours_of(self, meter: str) -> list[HourlyValue]:
+        """Return the values of all hours of one meter, of the readings that are still there as well, oldest first.
+
+        Raises StoreError.
+        """
+        sql = "select hour, meter, volume_ml from hourly where meter = ?"
+        with translated("the hourly values cannot be read"):
+            rows = [*self._db.execute(sql, [meter]), *self._hours_of_readings("meter = ?", meter)]
+        values = {hour: HourlyValue(hour=hour, meter=meter, volume_ml=volume_ml) for hour, meter, volume_ml in rows}
+        return [values[hour] for hour in sorted(values)]
+
     def absences(self) -> list[Absence]:
-        """Return all that stand and those that ended lately, in the order of their ids. Raises StoreError."""
+        """Return all that stand and those that ended lately, in the order of their ids; what is none is left out.
+
+        Raises StoreError.
+        """
         with translated("the absences cannot be read"):
-            return [decode_absence(body) for (body,) in self._db.execute("select body from absence order by id")]
+            rows = self._db.execute("select cast(id as blob), cast(body as blob) from absence order by id").fetchall()
+        found = [_decoded("absence", id_, body, Absence) for id_, body in rows]
+        return [absence for absence in found if absence is not None]
 
     def put_absence(self, absence: Absence, *others: Absence) -> None:
         """Keep an absence, in place of the one with its id; several in one transaction. Raises StoreError."""
@@ -93,25 +124,24 @@ class Memory(StoreBase):
         self._write("an absence cannot be stored", keep)
 
     def command_reply(self, command_id: str) -> Reply | None:
-        """Return what was answered to a command, None where it never came or is forgotten. Raises StoreError."""
-        with translated("the replies cannot be read"):
-            row = self._db.execute("select reply from command where id = ?", [command_id]).fetchone()
-        try:
-            return None if row is None else msgspec.json.decode(row[0], type=Reply)
-        except msgspec.DecodeError as error:
-            raise StoreDamaged(f"a reply is not readable: {error}") from error
-
-    def remember_command(self, reply: Reply, *, body: bytes, wall_ms: int) -> None:
-        """Keep a command as it came and what was answered, the newest of them; the first answer stays.
+        """Return what was answered to a command, None where it never came, is forgotten, or cannot be read.
 
         Raises StoreError.
         """
+        with translated("the replies cannot be read"):
+            row = self._db.execute("select cast(reply as blob) from command where id = ?", [command_id]).fetchone()
+        return None if row is None else _decoded("reply", command_id.encode(), row[0], Reply)
+
+    def remember_command(self, reply: Reply, *, body: bytes, wall_ms: int) -> None:
+        """Keep a command as it came and what was answered. Raises StoreError."""
+        self.remember_commands([Answered(reply=reply, body=body, wall_ms=wall_ms)])
+
+    def remember_commands(self, commands: Iterable[Answered]) -> None:
+        """Keep commands and what was answered to them, the newest COMMANDS_MAX in all. Raises StoreError."""
+        rows = [(one.reply.id, one.wall_ms, one.body, msgspec.json.encode(one.reply).decode()) for one in commands]
 
         def remember() -> None:
-            self._db.execute(
-                "insert or ignore into command (id, wall_ms, body, reply) values (?, ?, ?, ?)",
-                [reply.id, wall_ms, body, msgspec.json.encode(reply).decode()],
-            )
+            self._db.conn.executemany(_COMMAND_SQL, rows)
             self._db.execute(
                 "delete from command where number <= (select max(number) from command) - ?", [COMMANDS_MAX]
             )
@@ -128,19 +158,18 @@ class Memory(StoreBase):
         rows = [(one.meter, one.boot_id, one.boottime_ms, one.position_ms, one.state, _crc(one)) for one in learned]
         self._db.conn.executemany(_LEARNED_SQL, rows)
 
-    def _put_hourly(self, readings: Sequence[Reading]) -> None:
-        """Keep each hour's last value of every meter: what a meter shows beyond doubt at a time beyond doubt."""
-        self._db.conn.executemany(
-            _HOURLY_SQL,
-            [
-                (reading.at.wall_ms // MS_PER_HOUR, reading.meter, reading.volume_ml)
-                for reading in readings
-                if reading.quality is Quality.OK and reading.at.trust is ClockTrust.SYNCED
-            ],
-        )
-
-    def _put_hourly_values(self, values: Iterable[HourlyValue]) -> None:
+    def _put_hourly(self, values: Iterable[HourlyValue]) -> None:
         self._db.conn.executemany(_HOURLY_SQL, [(one.hour, one.meter, one.volume_ml) for one in values])
+
+    @contextlib.contextmanager
+    def _keeping_hours(self, last_id: int) -> Iterator[None]:
+        """Keep the hours of the readings up to `last_id`, which are deleted within: they may leave no page before."""
+        rows = self._hours_of_readings("id <= ?", last_id)
+        yield
+        self._put_hourly(HourlyValue(hour=hour, meter=meter, volume_ml=volume_ml) for hour, meter, volume_ml in rows)
+
+    def _hours_of_readings(self, condition: str, value: str | int) -> list[tuple[int, str, int]]:
+        return [row[:3] for row in self._db.execute(_HOURS_OF_READINGS_SQL.format(condition), [value]).fetchall()]
 
 
 def forget(db: sqlite_utils.Database) -> None:
@@ -187,12 +216,13 @@ def learned_of_row(row: Mapping[str, Any]) -> Learned | None:
     return learned if row["crc"] == _crc(learned) else None
 
 
-def decode_absence(text: str) -> Absence:
-    """Return the absence in a text of the store. Raises StoreDamaged for what is none."""
+def _decoded(what: str, id_: bytes, text: bytes, kind: type[T]) -> T | None:
+    """Return what a text of the store holds, None where it holds none: that is said, and costs nothing else."""
     try:
-        return msgspec.json.decode(text, type=Absence)
-    except msgspec.DecodeError as error:
-        raise StoreDamaged(f"an absence is not readable: {error}") from error
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.error("%s_damaged id=%s: left out: %s", what, id_.decode(errors="replace"), error)
+        return None
 
 
 def _crc(learned: Learned) -> int:

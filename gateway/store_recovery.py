@@ -27,10 +27,10 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from gateway.store import Store, StoreDamaged, StoreError
-from gateway.store_memory import HourlyValue, Learned, learned_of_row
+from gateway.store_memory import Answered, HourlyValue, Learned, learned_of_row
 from gateway.store_rows import reading_of_row
 from protocols.absence import Absence
-from protocols.contract import AlertBody, AlertState, Name, Stream, Volume
+from protocols.contract import AlertBody, AlertState, Name, Reply, Stream, Volume
 from protocols.reading import Reading
 
 log = logging.getLogger(__name__)
@@ -116,6 +116,7 @@ class _Found(msgspec.Struct):
     learned: list[Learned]
     hourly: list[HourlyValue]
     absences: list[Absence]
+    commands: list[Answered]
 
 
 def _salvage(damaged: Path, new: Path, epoch: str) -> tuple[int, int]:
@@ -131,6 +132,7 @@ def _salvage(damaged: Path, new: Path, epoch: str) -> tuple[int, int]:
     store = Store(new, new_epoch=epoch, reserve_bytes=0)
     try:
         store.adopt(history, (), learned=found.learned, hourly=found.hourly, absences=found.absences)
+        store.remember_commands(found.commands)
         store.commit(waiting, steps)
     finally:
         store.close()
@@ -197,6 +199,7 @@ def _read(path: Path) -> _Found:
             learned=list(_rows(connection, "learned", "meter", _learned)[0].values()),
             hourly=list(_rows(connection, "hourly", ("hour", "meter"), _hourly)[0].values()),
             absences=list(_rows(connection, "absence", "id", _absence)[0].values()),
+            commands=list(_rows(connection, "command", "number", _command)[0].values()),
         )
 
 
@@ -280,6 +283,21 @@ def _hourly(row: sqlite3.Row) -> HourlyValue:
 
 def _absence(row: sqlite3.Row) -> Absence | None:
     return None if _REPLACED in row["body"] else msgspec.json.decode(row["body"], type=Absence)
+
+
+def _command(row: sqlite3.Row) -> Answered | None:
+    sound = msgspec.convert(dict(row), _SoundCommand)
+    if _REPLACED in sound.reply:
+        return None
+    reply = msgspec.json.decode(sound.reply, type=Reply)
+    return Answered(reply=reply, body=sound.body, wall_ms=sound.wall_ms) if reply.id == sound.id else None
+
+
+class _SoundCommand(msgspec.Struct):
+    id: str
+    wall_ms: int
+    body: bytes
+    reply: str
 
 
 class _SoundHourlyValue(msgspec.Struct):

@@ -13,8 +13,7 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from gateway.store_file import StoreDamaged, StoreError
-from protocols.absence import Absence
-from protocols.contract import AlertBody, Dropped, Reply
+from protocols.contract import AlertBody, Dropped
 
 migrations = Migrations("shuiwang")
 _VERSIONS: Final = ["v1_readings_episodes_outbox", "v2_set_aside_by_epoch", "v3_memory"]
@@ -154,14 +153,31 @@ def upgrade(db: sqlite_utils.Database) -> None:
     Raises StoreDamaged for a file that is not ours, StoreError for one that a newer shuiwang has made.
     """
     _require_ok(db, "quick_check(1)")
+    if not _applied(db) and set(db.table_names()) - {Migrations.migrations_table}:
+        raise StoreDamaged("it is a database of another program")
+    migrations.apply(db)
+
+
+def require_newest(db: sqlite_utils.Database) -> None:
+    """Check that a file that is only looked at has the tables that we know. Raises StoreDamaged or StoreError."""
+    if len(_applied(db)) < len(_VERSIONS):
+        raise StoreError(
+            "the store is still as an older shuiwang left it: restart the service, which brings it up to date"
+            " (systemctl restart shuiwang) 存储仍为旧版本，请重启服务"
+        )
+
+
+def _applied(db: sqlite_utils.Database) -> list[str]:
+    """Return which versions a file has gone through.
+
+    Raises StoreError for one that a newer shuiwang has made, StoreDamaged for one that none has.
+    """
     applied = [migration.name for migration in migrations.applied(db)]
     if applied != _VERSIONS[: len(applied)]:
         if applied[: len(_VERSIONS)] == _VERSIONS:
             raise StoreError(f"the store was made by a newer shuiwang (it knows {applied[-1]}): install that version")
         raise StoreDamaged(f"its history of versions is {applied}, which no shuiwang has made")
-    if not applied and set(db.table_names()) - {Migrations.migrations_table}:
-        raise StoreDamaged("it is a database of another program")
-    migrations.apply(db)
+    return applied
 
 
 def give_epoch(db: sqlite_utils.Database, epoch: str) -> None:
@@ -170,16 +186,14 @@ def give_epoch(db: sqlite_utils.Database, epoch: str) -> None:
 
 
 def check(db: sqlite_utils.Database) -> None:
-    """Check that what the tables hold makes sense together. Raises StoreDamaged or sqlite3.Error."""
+    """Check that what the tables hold makes sense together. Raises StoreDamaged or sqlite3.Error.
+
+    What is only remembered is not looked at: whoever reads it leaves out what cannot be read (`gateway.store_memory`).
+    """
     if _schema_of(db) != _newest_schema():
         raise StoreDamaged("its tables are not those of a store")
-    for table in (
-        "alert",
-        "boot",
-        "set_aside",
-        "learned",
-        "command",
-    ):  # those with an index, which quick_check does not compare
+    # Those with an index, which quick_check does not compare.
+    for table in ("alert", "boot", "set_aside", "learned", "command"):
         _require_ok(db, f"integrity_check({table})")
     if db.execute("pragma foreign_key_check").fetchone():
         raise StoreDamaged("a row points to one that is gone")
@@ -190,8 +204,6 @@ def check(db: sqlite_utils.Database) -> None:
     if not epoch or not _EPOCH.fullmatch(epoch[0]):
         raise StoreDamaged("it has no epoch")
     _require_decodable(db, "select body from alert union all select body from episode", AlertBody)
-    _require_decodable(db, "select body from absence", Absence)
-    _require_decodable(db, "select reply from command", Reply)
     _require_decodable(db, "select dropped from telemetry where dropped is not null", Dropped)
 
 

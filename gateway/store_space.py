@@ -47,28 +47,37 @@ def bytes_used(db: sqlite_utils.Database) -> int:
     return (_pragma(db, "page_count") - _pragma(db, "freelist_count")) * _pragma(db, "page_size")
 
 
-def forget(db: sqlite_utils.Database, keep_newest: int) -> int:
-    """Delete some readings that are acknowledged and not among the newest; return how many."""
+def last_to_forget(db: sqlite_utils.Database, keep_newest: int) -> int:
+    """Return up to which id readings may be deleted now: acknowledged and not among the newest; 0 where none may."""
     return int(
         db.execute(
-            "delete from reading where id in (select id from reading where id <= (select max(id) from reading) - ?"
+            "select coalesce(max(id), 0) from (select id from reading where id <= (select max(id) from reading) - ?"
             " and id < coalesce((select min(first_id) from telemetry where dropped is null), 9e18)"
             " order by id limit ?)",
             [keep_newest, READINGS_PER_DELETE_MAX],
-        ).rowcount
+        ).fetchone()[0]
     )
 
 
-def drop_oldest(db: sqlite_utils.Database, last_id: int) -> int:
-    """Delete the readings up to `last_id`; return how many of them the county has not acknowledged.
+def forget(db: sqlite_utils.Database, last_id: int) -> int:
+    """Delete the readings up to `last_id`; return how many."""
+    return int(db.execute("delete from reading where id <= ?", [last_id]).rowcount)
 
-    Each message that they were to leave with goes as a whole, and becomes a tombstone that keeps its seq.
-    """
-    sql = "select seq, first_id, last_id from telemetry where dropped is null and first_id <= ?"
-    tombstones = {seq: _tombstone(db, *range_) for seq, *range_ in db.execute(sql, [last_id]).fetchall()}
+
+def last_of_message(db: sqlite_utils.Database, last_id: int) -> int:
+    """Return the id of the last reading that leaves with the one of this id, in the same message."""
     sql = "select max(last_id) from telemetry where dropped is null and first_id <= ?"
-    last_id = max(last_id, db.execute(sql, [last_id]).fetchone()[0] or 0)
-    db.execute("delete from reading where id <= ?", [last_id])  # first: the tombstones may need the pages
+    return max(last_id, db.execute(sql, [last_id]).fetchone()[0] or 0)
+
+
+def drop_oldest(db: sqlite_utils.Database, last_id: int) -> int:
+    """Delete the readings up to `last_id`, of whole messages; return how many of them the county has not acknowledged.
+
+    Each message that they were to leave with becomes a tombstone that keeps its seq.
+    """
+    sql = "select seq, first_id, last_id from telemetry where dropped is null and last_id <= ?"
+    tombstones = {seq: _tombstone(db, *range_) for seq, *range_ in db.execute(sql, [last_id]).fetchall()}
+    forget(db, last_id)  # first: the tombstones may need the pages
     for seq, tombstone in tombstones.items():
         body = msgspec.json.encode(tombstone).decode()
         db.execute("update telemetry set dropped = ? where seq = ?", [body, seq])

@@ -83,7 +83,7 @@ def of_gateway(config: "Config", *, meters: Sequence[str]) -> list[Advised]:
 def _remembered(store: "Store", meter: str, clock: LocalClock) -> Home:
     """Return a home as the store remembers it: the last value of each hour, which is dated at the hour's end."""
     home = Home(meter)
-    for value in store.hourly(meter):
+    for value in store.hours_of(meter):
         time_ms = (value.hour + 1) * HOUR_MS - 1
         home.times.append(time_ms)
         home.hours.append(clock.hour(time_ms))

@@ -23,7 +23,7 @@ from partners.memories import absence, learned, reply
 from readings import shows, silent
 
 from gateway import store_file, store_outbox, store_schema, store_space
-from gateway.store import Store, StoreDamaged, StoreError, StoreRolledBack
+from gateway.store import HourlyValue, Store, StoreDamaged, StoreError, StoreRolledBack
 from gateway.store_file import RESERVE_BYTES
 from protocols.contract import READINGS_PER_MESSAGE_MAX, AlertState, Ending, NotUnderstood, Stream
 from protocols.reading import ClockTrust, Measurement, Moment, reading_of
@@ -391,7 +391,7 @@ def test_a_message_of_which_one_reading_must_go_goes_as_a_whole(store):
     """`last_id` lies amid the second message: its tombstone says 3 readings, so none of them may stay."""
     for hour in range(3):
         store.commit([shows(f"m-{meter:03}", hour, 10 * hour + meter) for meter in range(3)], [])
-    assert store_space.drop_oldest(store._db, 4) == 6
+    assert store._drop_oldest(4) == 6
     assert [reading.volume_ml for reading in store.history()] == [20_000, 21_000, 22_000]
     messages = store.outgoing(Stream.TELEMETRY, 0, 9)
     assert [message.dropped and message.dropped.readings for message in messages] == [3, 3, None]
@@ -956,9 +956,9 @@ def test_every_schema_that_was_ever_shipped_is_upgraded(file, tmp_path):
             assert [body.id for body in store.open_episodes()] == [episode_id(2)]
             assert store.set_aside_count() == 1
             # What was stored before hours were: each hour's last value of what is beyond doubt.
-            hours = [(value.hour, value.meter, value.volume_ml) for value in store.hourly()]
-            assert (1_790_007_200_000 // 3_600_000, "m-001", 20000) in hours
-            assert all(volume_ml != 12345 for *_, volume_ml in hours), "that was suspect"
+            hours = [(value.hour, value.volume_ml) for value in store.hours_of("m-001")]
+            assert (1_790_007_200_000 // 3_600_000, 20000) in hours
+            assert all(volume_ml != 12345 for _, volume_ml in hours), "that was suspect"
             if file.stem > "v2":
                 assert store.learned() == {"m-001": learned("m-001")}
                 assert store.absences() == [absence(1)]
@@ -976,7 +976,8 @@ def dump(path):
     store.make_room(bytes_max=0)
     store.commit([shows("m-001", 1, 12.345, flags=("leak",)), silent("m-002", 1)], [step(1, AlertState.CLEARED)])
     store.commit([], [step(2, low=True)])
-    store.adopt([shows("m-001", 2, 20)], [], learned=[learned("m-001")], absences=[absence(1)])
+    hour = HourlyValue(hour=497224, meter="m-001", volume_ml=20_000)
+    store.adopt([shows("m-001", 2, 20)], [], learned=[learned("m-001")], hourly=[hour], absences=[absence(1)])
     store.remember_command(reply(1), body=b"{}", wall_ms=1_790_000_000_000)
     store.close()
     with contextlib.closing(sqlite3.connect(path)) as connection:

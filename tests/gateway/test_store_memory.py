@@ -1,6 +1,5 @@
 """What the store remembers: learned states, hourly values, absences, commands; bounded, and never in the way."""
 
-import msgspec
 import pytest
 from partners.episodes import episode_id, step
 from partners.memories import DAY_MS, START_MS, absence, learned, reply
@@ -8,10 +7,12 @@ from readings import at, shows, silent
 
 from gateway import store_memory
 from gateway.store import HourlyValue, Store
+from gateway.store_memory import Answered
 from protocols.contract import AlertState, Daily, Ending, Stream
 from protocols.reading import ClockTrust, Measurement, reading_of
 
 HOUR = START_MS // 3_600_000
+SPOILT = [b"{", b"{}", b"", b'{"\xff":1}', b'{"id":"\xff"}', b'"' + b"\xff" * 9 + b'"']
 
 
 @pytest.fixture
@@ -21,8 +22,14 @@ def store(tmp_path):
     store.close()
 
 
-def hours(store, *arguments):
-    return [(value.hour - HOUR, value.meter, value.volume_ml) for value in store.hourly(*arguments)]
+def hours(store):
+    return [(value.hour - HOUR, value.meter, value.volume_ml) for value in store.hourly()]
+
+
+def forget_all(store):
+    """Have all readings acknowledged and forgotten."""
+    store.acknowledge({Stream.TELEMETRY: store.status(Stream.TELEMETRY).last_seq}, wall_ms=1)
+    return store.forget(keep_newest=0)
 
 
 # -- learned ----------------------------------------------------------------------------------------------------------
@@ -59,10 +66,32 @@ def test_each_hour_keeps_its_last_value_beyond_doubt(store):
     store.commit([shows("m-001", hour, 1), shows("m-002", hour, 5)], [])
     store.commit([shows("m-001", hour + 0.2, 2), doubtful, undated, silent("m-001", hour + 0.5)], [])
     store.commit([shows("m-001", hour + 1, 3)], [])
+    assert hours(store) == [], "the readings are still there"
+    known = store.hours_of("m-001"), store.hours_of("m-002")
+    assert [(value.hour - HOUR, value.volume_ml) for value in known[0]] == [(0, 2000), (1, 3000)]
+    assert [(value.hour - HOUR, value.volume_ml) for value in known[1]] == [(0, 5000)]
+    assert forget_all(store) == 7
     assert hours(store) == [(0, "m-001", 2000), (0, "m-002", 5000), (1, "m-001", 3000)]
-    assert hours(store, "m-001", HOUR + 1) == [(1, "m-001", 3000)]
-    assert hours(store, "m-002") == [(0, "m-002", 5000)]
-    assert hours(store, None, HOUR + 1) == [(1, "m-001", 3000)]
+    assert (store.hours_of("m-001"), store.hours_of("m-002")) == known
+
+
+def test_an_hour_that_is_half_forgotten_has_the_later_value(store):
+    hour = 0.1 - (START_MS % 3_600_000) / 3_600_000
+    store.commit([shows("m-001", hour, 1), shows("m-001", hour + 0.5, 2)], [])
+    store.acknowledge({Stream.TELEMETRY: 1}, wall_ms=1)
+    assert store.forget(keep_newest=1) == 1
+    assert hours(store) == [(0, "m-001", 1000)]
+    assert [value.volume_ml for value in store.hours_of("m-001")] == [2000]
+    store.forget(keep_newest=0)
+    assert hours(store) == [(0, "m-001", 2000)]
+
+
+def test_what_is_dropped_for_want_of_room_leaves_its_hours(store):
+    for hour in range(30):
+        store.commit([shows("m-001", hour, hour)], [])
+    store._drop_oldest(12)
+    assert [value.hour - HOUR for value in store.hourly()] == list(range(12))
+    assert [value.hour - HOUR for value in store.hours_of("m-001")] == list(range(30))
 
 
 def test_hours_outlive_the_readings_and_are_bounded_by_their_number(store, monkeypatch):
@@ -81,7 +110,7 @@ def test_a_clock_that_leaps_ahead_costs_one_hour_and_not_all(store, monkeypatch)
     monkeypatch.setattr(store_memory, "HOURS_KEPT", 5)
     for hour in (0, 1, 2, 3, 4, 1_000_000):
         store.commit([shows("m-001", hour, 1)], [])
-    store.forget(keep_newest=0)
+    forget_all(store)
     assert [hour for hour, *_ in hours(store)] == [1, 2, 3, 4, 1_000_000]
 
 
@@ -90,7 +119,7 @@ def test_up_to_the_bound_nothing_is_forgotten(store, monkeypatch):
     store.forget(keep_newest=0)
     for hour in range(3):
         store.commit([shows("m-001", hour, 1)], [])
-        store.forget(keep_newest=0)
+        forget_all(store)
         assert len(hours(store)) == hour + 1
 
 
@@ -98,7 +127,7 @@ def test_where_no_reading_is_left_the_oldest_hours_make_room(store):
     for hour in range(400):
         store.commit([shows(f"m-{meter:03}", hour, hour) for meter in range(50)], [step(hour)])
     store.acknowledge({Stream.TELEMETRY: 400, Stream.ALERT: 400}, wall_ms=1)
-    wanted = store.bytes_used() // 6
+    wanted = store.bytes_used() // 3
     store.make_room(bytes_max=wanted)
     assert store.bytes_used() <= wanted
     left = hours(store)
@@ -121,6 +150,14 @@ def test_absences_are_kept_by_their_id(store):
     assert store.absences() == [ended, second]
 
 
+@pytest.mark.parametrize("damage", [*SPOILT, b'{"id":1}'], ids=repr)
+def test_an_absence_that_cannot_be_read_is_left_out_and_told(store, caplog, damage):
+    store.put_absence(*(absence(number) for number in (1, 2, 3)))
+    store._db.execute("update absence set body = cast(? as text) where id = ?", [damage, episode_id(2)])
+    assert store.absences() == [absence(1), absence(3)]
+    assert f"absence_damaged id={episode_id(2)}" in caplog.text
+
+
 def test_ended_absences_are_bounded_and_those_that_stand_never_go(store, monkeypatch):
     monkeypatch.setattr(store_memory, "ENDED_ABSENCES_MAX", 3)
     ended = [absence(number).ended(Ending.USE, at_ms=START_MS + number) for number in range(10)]
@@ -133,16 +170,26 @@ def test_ended_absences_are_bounded_and_those_that_stand_never_go(store, monkeyp
 # -- commands ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_reply_to_a_command_stays(store, tmp_path):
+def test_a_reply_to_a_command_is_remembered(store, tmp_path):
     assert store.command_reply(episode_id(1)) is None
     store.remember_command(reply(1), body=b'{"do":"present"}', wall_ms=START_MS)
-    other = msgspec.structs.replace(reply(1), done=False, reason="late")
-    store.remember_command(other, body=b"", wall_ms=START_MS)
     store.close()
     reader = Store(tmp_path / "s.db", read_only=True)
     assert reader.command_reply(episode_id(1)) == reply(1)
     assert reader.command_reply(episode_id(2)) is None
     reader.close()
+
+
+@pytest.mark.parametrize("damage", SPOILT, ids=repr)
+def test_a_reply_that_cannot_be_read_is_forgotten_and_may_be_given_anew(store, caplog, damage):
+    for number in (1, 2):
+        store.remember_command(reply(number), body=b"{}", wall_ms=START_MS)
+    store._db.execute("update command set reply = cast(? as text) where id = ?", [damage, episode_id(1)])
+    assert store.command_reply(episode_id(1)) is None
+    assert f"reply_damaged id={episode_id(1)}" in caplog.text
+    assert store.command_reply(episode_id(2)) == reply(2)
+    store.remember_command(reply(1), body=b"{}", wall_ms=START_MS)
+    assert store.command_reply(episode_id(1)) == reply(1)
 
 
 def test_commands_are_bounded_and_the_oldest_go(store, monkeypatch):
@@ -151,6 +198,8 @@ def test_commands_are_bounded_and_the_oldest_go(store, monkeypatch):
         store.remember_command(reply(number), body=b"{}", wall_ms=START_MS)
     remembered = [number for number in range(20) if store.command_reply(episode_id(number))]
     assert remembered == [15, 16, 17, 18, 19]
+    store.remember_commands([Answered(reply=reply(number), body=b"{}", wall_ms=1) for number in range(30, 50)])
+    assert [number for number in range(50) if store.command_reply(episode_id(number))] == [45, 46, 47, 48, 49]
 
 
 # -- notes on episodes ------------------------------------------------------------------------------------------------
@@ -184,4 +233,5 @@ def test_the_schema_fits_the_first_page_which_a_rescue_can_replace(store):
 
 def test_a_value_is_what_was_asked_for(store):
     store.commit([shows("m-001", 0, 1)], [])
+    forget_all(store)
     assert list(store.hourly()) == [HourlyValue(hour=HOUR, meter="m-001", volume_ml=1000)]

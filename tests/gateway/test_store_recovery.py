@@ -10,7 +10,7 @@ import threading
 
 import pytest
 from partners.episodes import episode_id, step
-from partners.memories import absence, learned
+from partners.memories import absence, learned, reply
 from readings import shows
 
 from gateway import store_recovery
@@ -24,13 +24,22 @@ READINGS = [shows(f"m-{meter:03}", hour, hour) for hour in range(40) for meter i
 STEPS = [step(number, n="x" * 200) for number in range(1, 80)]
 ACKED_READINGS, ACKED_STEPS = 20 * 20, 10
 LEARNED = {f"m-{meter:03}": learned(f"m-{meter:03}", bytes([meter]) * 2000) for meter in range(20)}
+REPLIES = {number: reply(number) for number in range(1, 30)}
 ABSENCES = [absence(1), absence(2).ended(Ending.USE, at_ms=1_790_000_000_000)]
 
 
-HOURLY = {
-    HourlyValue(hour=reading.at.wall_ms // 3_600_000, meter=reading.meter, volume_ml=reading.volume_ml)
-    for reading in READINGS
-}
+# Of these only the hours are left.
+FORGOTTEN = [shows(f"m-{meter:03}", hour, 10 + hour) for hour in range(-10, 0) for meter in range(20)]
+
+
+def hours_of(readings):
+    return {
+        HourlyValue(hour=reading.at.wall_ms // 3_600_000, meter=reading.meter, volume_ml=reading.volume_ml)
+        for reading in readings
+    }
+
+
+HOURLY = hours_of(FORGOTTEN)
 
 
 @pytest.fixture
@@ -44,10 +53,15 @@ def sound(tmp_path_factory):
     """A closed store with history, waiting telemetry, and alerts that nobody has acknowledged."""
     path = tmp_path_factory.mktemp("sound") / "s.db"
     store = Store(path, new_epoch=episode_id(0), reserve_bytes=0)
+    store.commit(FORGOTTEN, [])
+    store.acknowledge({Stream.TELEMETRY: 1}, wall_ms=1)
+    assert store.forget(keep_newest=0) == len(FORGOTTEN)
     for hour in range(40):
         store.commit(READINGS[20 * hour : 20 * hour + 20], STEPS[2 * hour : 2 * hour + 2])
+    for number, known in REPLIES.items():
+        store.remember_command(known, body=b"{}", wall_ms=number)
     store.commit([], [], list(LEARNED.values()), ABSENCES)
-    store.acknowledge({Stream.TELEMETRY: 20, Stream.ALERT: ACKED_STEPS}, wall_ms=1)
+    store.acknowledge({Stream.TELEMETRY: 21, Stream.ALERT: ACKED_STEPS}, wall_ms=1)
     store.close()
     assert not path.with_name("s.db-wal").exists()
     return path.read_bytes()
@@ -78,6 +92,10 @@ def waiting_readings(store):
     return [reading for message in messages for reading in message.readings or ()]
 
 
+def replies(store):
+    return {number: known for number in REPLIES if (known := store.command_reply(episode_id(number)))}
+
+
 def check(store):
     """What every opened store must be: usable, its numbers without holes, nothing in it that was never put there."""
     assert set(store.history()) <= set(READINGS)
@@ -85,7 +103,8 @@ def check(store):
     assert all(body == bodies[body.id] for body in (*store.open_episodes(), *waiting_steps(store)))
     assert store.learned().items() <= LEARNED.items()
     assert all(one in ABSENCES for one in store.absences())
-    assert set(store.hourly()) <= HOURLY
+    assert replies(store).items() <= REPLIES.items()
+    assert set(store.hourly()) <= HOURLY | hours_of(READINGS)
     for stream in Stream:
         status = store.status(stream)
         seqs = [message.seq for message in store.outgoing(stream, 0, 10_000)]
@@ -146,6 +165,7 @@ def test_a_damaged_store_is_set_aside_and_what_is_readable_is_saved(path, new_id
         assert store.open_episodes() == STEPS
         assert store.learned() == LEARNED
         assert store.absences() == ABSENCES
+        assert replies(store) == REPLIES, "else a command that is repeated would be done twice"
         assert set(store.hourly()) == HOURLY
         check(store)
     assert salvage.set_aside.exists()
@@ -213,10 +233,44 @@ def test_what_is_remembered_and_lost_costs_no_reading_and_no_alert(path, new_id,
     damage_page(path, pages_of(path, table)[table])
     with recovered(path, new_id) as (store, salvage):
         assert (salvage.readings, salvage.alerts) == (len(READINGS), len(STEPS))
-        assert set(store.hourly()) == HOURLY, "the history has it too"
+        assert (set(store.hourly()) == HOURLY) == (table != "hourly")
         assert (store.learned() == LEARNED) == (table != "learned")
         assert (store.absences() == ABSENCES) == (table != "absence")
+        assert (replies(store) == REPLIES) == (table != "command")
         check(store)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    {
+        "an absence is none": "update absence set body = '{}' where id like '%2'",
+        "an absence contradicts itself": "update absence set body = json_set(body, '$.until_ms', 1) where id like '%2'",
+        "an absence has a letter that is none": "update absence set body = cast(x'7bff7d' as text) where id like '%2'",
+        "a reply is none": "update command set reply = '{' where number = 3",
+        "a reply is of another version": "update command set reply = json_set(reply, '$.schema', 'shuiwang/reply/2')"
+        " where number = 3",
+    }.values(),
+)
+def test_what_is_remembered_and_not_readable_costs_itself_alone(path, new_id, sql):
+    """No new epoch, nothing sent twice."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert connection.execute(sql).rowcount == 1
+    with recovered(path, new_id) as (store, salvage):
+        assert salvage is None
+        assert store.epoch == episode_id(0)
+        assert len(store.absences()) == len(ABSENCES) - ("absence" in sql)
+        assert len(replies(store)) == len(REPLIES) - ("command" in sql)
+        check(store)
+
+
+def test_a_remembered_command_that_makes_no_sense_is_not_saved(path, new_id):
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("update command set reply = '{' where number = 3")
+        connection.execute("update command set id = 'x' where number = 4")  # not the reply's
+        connection.execute("delete from meta")
+    with recovered(path, new_id) as (store, salvage):
+        assert salvage is not None
+        assert replies(store) == {number: one for number, one in REPLIES.items() if number not in {3, 4}}
 
 
 def test_hours_older_than_the_history_are_saved(path, new_id):
@@ -227,7 +281,7 @@ def test_hours_older_than_the_history_are_saved(path, new_id):
     damage_page(path, pages_of(path, "set_aside")["set_aside"])
     with recovered(path, new_id) as (store, salvage):
         assert salvage.readings == kept < len(READINGS)
-        assert set(store.hourly()) == HOURLY
+        assert set(store.hourly()) == HOURLY | hours_of(READINGS[:-kept])
 
 
 def test_a_flipped_bit_in_what_was_learned_is_found_and_costs_that_home_alone(path, new_id, caplog):
@@ -301,9 +355,6 @@ def test_zeros_as_some_file_systems_leave_after_a_power_cut(path, sound, new_id)
         "the epoch is gone": "delete from meta",
         "the epoch is no ULID": "update meta set value = 'x'",
         "a boot is gone": "delete from boot",
-        "an absence is none": "update absence set body = '{}'",
-        "an absence contradicts itself": "update absence set body = json_set(body, '$.until_ms', 1)",
-        "a reply is none": "insert into command values (1, 'x', 1, x'', '{')",
         "a volume without a quality": "update reading set quality = 'missing' where id = 700",
         "a negative volume": "update reading set volume_ml = -5 where id = 700",
         "a table is gone": "drop table set_aside",
@@ -411,8 +462,8 @@ def test_where_the_outbox_of_telemetry_is_not_whole_every_reading_is_sent(path, 
     else:
         sql = {
             "row": "delete from telemetry where seq = 30",
-            "first row": "delete from telemetry where seq = 21",
-            "last row": "delete from telemetry where seq = 40",
+            "first row": "delete from telemetry where seq = 22",
+            "last row": "delete from telemetry where seq = 41",
             "counter": "delete from stream where name = 'telemetry'",
         }[how]
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:

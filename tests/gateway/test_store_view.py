@@ -1,10 +1,14 @@
 """What somebody sees of a store beside its owner."""
 
+import contextlib
+import sqlite3
+from pathlib import Path
+
 import pytest
 from readings import shows, silent
 
 from gateway.store import Learned, Store
-from gateway.store_file import StoreError
+from gateway.store_file import StoreDamaged, StoreError
 from gateway.store_view import SetAside, StoreView
 from protocols.contract import NotUnderstood, Stream
 
@@ -61,6 +65,28 @@ def test_what_was_not_understood_is_named_newest_first(store, view):
     assert view.set_aside(newest=2) == [
         SetAside(epoch=EPOCH, stream=Stream.TELEMETRY, seq=seq, reason=f"odd {seq}") for seq in (4, 2)
     ]
+
+
+def test_a_store_of_an_older_version_is_upgraded_by_its_owner_alone(tmp_path):
+    """The package is upgraded, the service not yet restarted."""
+    path = tmp_path / "older.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript((Path(__file__).parent / "schemas" / "v2.sql").read_text(encoding="utf-8"))
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"older shuiwang.*restart the service") as caught:
+        StoreView(path)
+    assert not isinstance(caught.value, StoreDamaged)
+    assert path.read_bytes() == before
+    Store(path).close()
+    StoreView(path).close()
+
+
+def test_a_store_of_a_newer_version_is_not_guessed_at(store):
+    store._db.execute(
+        "insert into _sqlite_migrations select null, migration_set, 'v99', applied_at from _sqlite_migrations limit 1"
+    )
+    with pytest.raises(StoreError, match="newer shuiwang"):
+        StoreView(store.path)
 
 
 def test_nothing_can_be_changed(view):
