@@ -4,7 +4,8 @@
     <data_dir>/commands/ID.reply.json    what the service answered
 
 A command is deleted once it is answered for good. One that could not be done just now (a clock that is not synced, a
-full disk) stays and is tried again until its deadline. The oldest replies go where there are too many.
+full disk) stays and is tried again until its deadline; an absence only until somebody says that the home is lived in
+again. The oldest replies go where there are too many.
 
 Both ends are here: `CommandFolder` for the service, `send` and `reply_to` for the command line.
 """
@@ -18,9 +19,13 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
+import msgspec
+
+from agent.command_texts import kept
 from gateway.clock import Clock
 from protocols import contract
-from protocols.contract import Command, Refusal, Reply
+from protocols.contract import AbsenceCommand, Command, PresentCommand, Refusal, Reply
+from protocols.errors import ContractError
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +89,17 @@ class CommandFolder:
     async def _answer(self, command_id: str, handle: Handle) -> bool:
         """Answer one command; tell whether that was for good. Raises OSError."""
         payload = await asyncio.to_thread(_read, self._folder / f"{command_id}{_SUFFIX}")
+        await asyncio.to_thread(_withdraw, self._folder, _decoded(payload))
         reply = await handle(payload)
-        if reply is not None and reply.id == command_id:
-            await asyncio.to_thread(_put, self._folder, f"{command_id}{_REPLY_SUFFIX}", contract.encode(reply))
-            if reply.reason in _LATER:
-                return False
-        else:
+        if reply is None or reply.id != command_id:
             log.warning("command_file_invalid file=%s%s: it holds no command of that id; deleted", command_id, _SUFFIX)
+        else:
+            is_kept = reply.reason in _LATER
+            if is_kept and reply.text:
+                reply = msgspec.structs.replace(reply, text=kept(reply.text))
+            await asyncio.to_thread(_put, self._folder, f"{command_id}{_REPLY_SUFFIX}", contract.encode(reply))
+            if is_kept:
+                return False
         await asyncio.to_thread(_tidy, self._folder, command_id)
         return True
 
@@ -105,7 +114,6 @@ def send(data_dir: Path, command: Command) -> Path:
     folder = data_dir / FOLDER_NAME
     owner = data_dir.stat()
     folder.mkdir(mode=0o750, exist_ok=True)
-    _give(folder, owner)
     return _put(folder, f"{command.id}{_SUFFIX}", contract.encode(command), owner=owner)
 
 
@@ -152,28 +160,54 @@ def _read(path: Path) -> bytes:
         os.close(handle)
 
 
-def _put(folder: Path, name: str, payload: bytes, *, owner: os.stat_result | None = None) -> Path:
-    """Write a file so that it is there whole or not at all, a power cut included."""
-    path, draft = folder / name, folder / f".{name}.new"
-    with draft.open("wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    if owner is not None:
-        _give(draft, owner)
-    draft.replace(path)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _decoded(payload: bytes) -> Command | None:
+    """Return the command in a file, None where it holds none."""
     try:
-        os.fsync(handle)
+        command = contract.decode(contract.Leaf.COMMAND, payload)
+    except ContractError:
+        return None
+    assert isinstance(command, Command)
+    return command
+
+
+def _withdraw(folder: Path, command: Command | None) -> None:
+    """Where a command says that somebody is back, delete the home's absences that were asked for before and wait."""
+    if not isinstance(command, PresentCommand):
+        return
+    for command_id in _found(folder):
+        path = folder / f"{command_id}{_SUFFIX}"
+        earlier = _decoded(_read(path)) if command_id < command.id else None
+        if isinstance(earlier, AbsenceCommand) and earlier.meter == command.meter:
+            path.unlink(missing_ok=True)
+            log.info("command_withdrawn id=%s meter=%s: somebody is back", command_id, command.meter)
+
+
+def _put(folder: Path, name: str, payload: bytes, *, owner: os.stat_result | None = None) -> Path:
+    """Write a file so that it is there whole or not at all, a power cut included; root gives it and the folder away.
+
+    No link is followed: the folder is the service user's, and root must not write where that user has it point to.
+    """
+    draft = f".{name}.new"
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(draft, flags, 0o640, dir_fd=place), "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+            for handle in (place, file.fileno()):
+                _give(handle, owner)
+        os.rename(draft, name, src_dir_fd=place, dst_dir_fd=place)
+        os.fsync(place)
     finally:
-        os.close(handle)
-    return path
+        os.close(place)
+    return folder / name
 
 
-def _give(path: Path, owner: os.stat_result) -> None:
+def _give(handle: int, owner: os.stat_result | None) -> None:
     """Let root's file belong to the service's user, who answers it and deletes it."""
-    if os.geteuid() == 0 and path.stat().st_uid != owner.st_uid:
-        os.chown(path, owner.st_uid, owner.st_gid)
+    if owner is not None and os.geteuid() == 0 and os.fstat(handle).st_uid != owner.st_uid:
+        os.fchown(handle, owner.st_uid, owner.st_gid)
 
 
 def _tidy(folder: Path, command_id: str) -> None:

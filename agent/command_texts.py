@@ -15,6 +15,15 @@ _RESULT_ZH = {Result.FINE: "平安", Result.HELPED: "已施救助", Result.FALSE
 _RESULT_EN = {Result.FINE: "the person is fine", Result.HELPED: "help was given", Result.FALSE: "it was a false alarm"}
 
 
+def kept(refusal: Texts) -> Texts:
+    """Return a refusal of what may be possible later, for whoever put the command into our folder."""
+    return {
+        "zh": f"{refusal['zh']}命令已保存，期限内会自动重试，无需再次提交；要撤回外出登记，请用 shuiwang absence end。",
+        "en": f"{refusal['en']} The command is kept and tried again by itself until its deadline: no need to ask twice."
+        " `shuiwang absence end` withdraws an absence.",
+    }
+
+
 class Words:
     """The texts, for one time zone."""
 
@@ -71,8 +80,9 @@ class Words:
     def acknowledged(self, alert: str) -> Texts:
         """Somebody takes care of an alert."""
         return {
-            "zh": f"报警 {alert} 已记为有人处理，不再重复提醒。",
-            "en": f"It is noted that somebody takes care of alert {alert}; no more reminders of it.",
+            "zh": f"报警 {alert} 已记为有人处理；若为红色警报，恢复用水前每 24 小时提醒一次。",
+            "en": f"It is noted that somebody takes care of alert {alert}. A red one is repeated every 24 h until water"
+            " is used.",
         }
 
     def resolved(self, alert: str, result: Result) -> Texts:
@@ -146,9 +156,9 @@ class Words:
     def clock_unsynced(self) -> Texts:
         """The gateway does not know what time it is."""
         return {
-            "zh": "网关时钟尚未校准，无法判断起止时间，未登记。请待网络校时后重试。",
+            "zh": "网关时钟尚未校准，无法判断起止时间，未登记。须先由网络校时。",
             "en": "The gateway's clock is not synchronised, so it cannot tell when an absence begins and ends; nothing"
-            " was declared. Try again when it has the time (network, NTP).",
+            " was declared. It needs the time first (network, NTP).",
         }
 
     def busy(self) -> Texts:

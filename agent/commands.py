@@ -7,10 +7,11 @@ The rules:
 2. A command whose deadline is over is refused. Without a synced clock nobody can tell; then everything but an absence
    is done: it makes us watch sooner, or notes what somebody says, and late is better than never. An absence is refused,
    because it makes us look away, and with a wrong clock for nobody knows how long.
-3. Only what was done is remembered. A refusal may become right later (a clock that is set, a disk that is freed), and
-   costs nothing to find again.
+3. What was done is remembered, and that a meter was asked in vain: both would be done once more. Any other refusal may
+   become right later (a clock that is set, a disk that is freed), and costs nothing to find again.
 4. Nothing that anybody sends stops or blocks the service: what is not understood is refused in words, what fails is
-   refused and logged, and there are bounds to how many commands are at hand and to how long a reading is waited for.
+   refused and logged, and a reading is waited for no longer than so. How many commands are at hand at once is bounded
+   where they come in (`agent.forwarder`, `agent.command_folder`).
 """
 
 import asyncio
@@ -50,8 +51,6 @@ DAY_MS: Final = 86_400_000
 ABSENCE_DAYS_MAX: Final = 90
 # A reply is remembered for a thousand commands: a deadline further ahead could outlive the memory of its command.
 DEADLINE_AHEAD_MS_MAX: Final = 7 * DAY_MS
-# A county that asks for every meter at once gets them; whatever sends more at a time is told to come again.
-AT_HAND_MAX: Final = 64
 # Meters are polled every few minutes; whoever waits longer hears from the telemetry.
 READ_NOW_S_MAX: Final = 15 * 60.0
 
@@ -59,8 +58,11 @@ READ_NOW_S_MAX: Final = 15 * 60.0
 class Actions(Protocol):
     """What commands are done with. Every one raises StoreError where it cannot be kept; then nothing happened."""
 
-    async def declare_absence(self, absence: Absence) -> None:
-        """Expect nobody at a home, in place of the home's earlier absence (or quiet hours)."""
+    async def declare_absence(self, absence: Absence) -> Absence:
+        """Expect nobody at a home, in place of the home's earlier absence (or quiet hours); return it as it is kept.
+
+        One of that id that is known already stays as it is, and as it ended.
+        """
         ...
 
     async def end_absence(self, meter: str, *, by: Ending, at: Moment) -> Absence | None:
@@ -71,8 +73,8 @@ class Actions(Protocol):
         """Keep what the county says of an open alert; tell whether there is one of that id."""
         ...
 
-    async def next_reading(self, meter: str) -> Reading:
-        """Return a reading of the meter that is taken from now on, a missing one too."""
+    async def next_reading(self, meter: str, *, since_boottime_ms: int) -> Reading:
+        """Have a meter read now; return the first reading of that time or later, a missing one too, once it is kept."""
         ...
 
 
@@ -90,15 +92,13 @@ class Commands:
         self._words = Words(zone)
         self._at_hand: dict[str, asyncio.Task[Reply]] = {}
 
-    async def handle(self, payload: bytes | Command) -> Reply | None:
+    async def handle(self, payload: bytes) -> Reply | None:
         """Do what is asked, once, and return the reply; None for what does not even give an id to reply to."""
-        command = payload if not isinstance(payload, bytes) else self._decode(payload)
+        command = self._decode(payload)
         if command is None or isinstance(command, Reply):
             return command
         under_way = self._at_hand.get(command.id)
         if under_way is None:
-            if len(self._at_hand) >= AT_HAND_MAX:
-                return self._refuse(command.id, Refusal.BUSY, self._words.busy())
             under_way = asyncio.create_task(self._answer(command), name=f"command-{command.id}")
             self._at_hand[command.id] = under_way
             under_way.add_done_callback(lambda _: self._at_hand.pop(command.id))
@@ -212,8 +212,9 @@ class Commands:
             declared_ms=now_ms,
             daily=command.daily,
         )
-        await self._actions.declare_absence(absence)
-        return self._done(command, self._words.declared(absence))
+        kept = await self._actions.declare_absence(absence)
+        # Where the power failed before the reply was remembered, it is known already, and may have ended since.
+        return self._done(command, self._words.declared(kept) if kept.is_open else self._words.ended(kept))
 
     async def _note(
         self, command: AcknowledgeCommand | ResolveCommand, text: Texts, said: Mapping[str, str | None]
@@ -232,7 +233,9 @@ class Commands:
         left_s = READ_NOW_S_MAX
         if now.trust is ClockTrust.SYNCED:
             left_s = min(left_s, (contract.wall_ms(command.deadline) - now.wall_ms) / 1000)
-        reading = await self._within(left_s, self._actions.next_reading(command.meter))
+        reading = await self._within(
+            left_s, self._actions.next_reading(command.meter, since_boottime_ms=now.boottime_ms)
+        )
         if reading is None:
             return self._refuse(command.id, Refusal.BUSY, self._words.busy())
         text, shown = self._words.read(reading), telemetry_reading(reading)

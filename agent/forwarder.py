@@ -38,18 +38,18 @@ RESEND_S_MAX: Final = 300.0
 # A receipt that comes so long after a message was sent and does not cover it means that the message was lost. Longer
 # than a county takes to store a batch, so that a slow county is not sent everything twice.
 HOLE_S: Final = 3.0
-# Beyond so many commands at once the rest are dropped: the county repeats what it has no reply to.
+# Beyond so many commands at once the rest are dropped: the county repeats what it has no reply to. The replies go over
+# the connection of the alerts, and each read_now may keep a meter's line for seconds.
 ANSWERS_MAX: Final = 64
 # What a confused county makes us say is said so often at most, until the next start.
 MENTIONS_MAX: Final = 100
 
 
 class Sender(msgspec.Struct, frozen=True, kw_only=True):
-    """Who sends: what stands in every envelope."""
+    """Who sends: what stands in every topic."""
 
     county: str
     gateway: str
-    epoch: str
 
     def topic(self, leaf: Leaf) -> str:
         """Return the topic of our messages of one kind."""
@@ -103,24 +103,27 @@ class Forwarder:
         store: StoreCalls,
         clock: Clock,
         sender: Sender,
-        birth: Callable[[dict[Stream, int]], State],
+        birth: Callable[[str, dict[Stream, int]], State],
         county_acknowledges: bool,
         jitter: Callable[[], float] = random.random,
     ) -> None:
-        """`birth` makes the first message of a connection from the oldest seq of each stream that is still here.
+        """`birth` makes a connection's first message from the epoch and each stream's oldest seq that is still here.
 
         `handle`, where set, answers a command of the county; it never raises.
         """
         self._store = store
         self._clock = clock
         self._sender = sender
+        self._epoch = ""
         self._birth = birth
         self._county_acknowledges = county_acknowledges
         self.handle: Callable[[bytes], Awaitable[Reply | None]] | None = None
         self._jitter = jitter
         self._news = asyncio.Event()
         self._changed = asyncio.Event()
-        self._answers = 0
+        self._answering: set[str | None] = set()  # ids of the commands whose replies this connection waits for
+        self._commands_dropped = 0
+        self._replies_refused = False
         self._progress: dict[Stream, _Progress] = {}
         self._foreign_epochs: set[str] = set()
         self._invalid_acks = 0
@@ -138,8 +141,7 @@ class Forwarder:
         """Send and listen until the connection is lost: raises BrokerError (in a group)."""
         now = _now()
         # The epoch may have changed since the last session: see `Store.acknowledge`.
-        epoch = await self._store(operator.attrgetter("epoch"))
-        self._sender = msgspec.structs.replace(self._sender, epoch=epoch)
+        self._epoch = await self._store(operator.attrgetter("epoch"))
         for stream in Stream:
             try:
                 status = await self._store(operator.methodcaller("status", stream))
@@ -154,9 +156,9 @@ class Forwarder:
             tasks.create_task(self._announce(session), name="forwarder-announce")
 
     async def _publish_birth(self, session: Session) -> None:
-        birth = self._birth({stream: each.acked_seq + 1 for stream, each in self._progress.items()})
-        payload = contract.encode(msgspec.structs.replace(birth, epoch=self._sender.epoch))
-        await session.publish(Message(topic=self._sender.topic(Leaf.STATE), payload=payload, retain=True))
+        birth = self._birth(self._epoch, {stream: each.acked_seq + 1 for stream, each in self._progress.items()})
+        message = Message(topic=self._sender.topic(Leaf.STATE), payload=contract.encode(birth), retain=True)
+        await session.publish(message)
 
     async def _announce(self, session: Session) -> None:
         while True:
@@ -246,21 +248,30 @@ class Forwarder:
                 await self._take_ack(received.payload)
 
     def _take_command(self, received: Received, session: Session, tasks: asyncio.TaskGroup) -> None:
-        if self.handle is None or self._answers >= ANSWERS_MAX:
-            log.warning("command_dropped at_hand=%d: the county repeats what it has no reply to", self._answers)
+        command_id = contract.decode_command_id(received.payload[: contract.PAYLOAD_BYTES_MAX])
+        if self.handle is None or command_id in self._answering:
+            return  # the reply to the first comes over this connection, and is the reply to its repetitions
+        if len(self._answering) >= ANSWERS_MAX:
+            self._commands_dropped += 1
+            if self._commands_dropped <= MENTIONS_MAX:
+                log.warning("command_dropped at_hand=%d: the county repeats what it has no reply to", ANSWERS_MAX)
             return
-        self._answers += 1
+        self._answering.add(command_id)
         answer = tasks.create_task(self._answer(self.handle(received.payload), session), name="forwarder-answer")
-        answer.add_done_callback(lambda _: self._answered())
-
-    def _answered(self) -> None:
-        self._answers -= 1
+        answer.add_done_callback(lambda _: self._answering.discard(command_id))
 
     async def _answer(self, work: Awaitable[Reply | None], session: Session) -> None:
+        """Publish a reply. Where that fails it ends nothing: whoever listens finds out when the connection is lost."""
         reply = await work
-        if reply is not None:
-            payload = contract.encode(reply)
-            await session.publish(Message(topic=self._sender.topic(Leaf.REPLY), payload=payload))
+        if reply is None:
+            return
+        try:
+            await session.publish(Message(topic=self._sender.topic(Leaf.REPLY), payload=contract.encode(reply)))
+            self._replies_refused = False
+        except BrokerError as error:
+            if not self._replies_refused:
+                log.error("reply_refused id=%s: %s; what is asked is done, and the county not told so", reply.id, error)
+            self._replies_refused = True
 
     async def _take_ack(self, payload: bytes) -> None:
         try:
@@ -271,7 +282,7 @@ class Forwarder:
                 log.warning("ack_invalid payload=%r: %s", payload[:200], error)
             return
         assert isinstance(ack, Ack)
-        if ack.epoch != self._sender.epoch:
+        if ack.epoch != self._epoch:
             self._mention_epoch(ack.epoch)
             return
         for item in ack.not_understood:
@@ -315,9 +326,7 @@ class Forwarder:
     def _mention_epoch(self, epoch: str) -> None:
         if epoch not in self._foreign_epochs and len(self._foreign_epochs) < MENTIONS_MAX:
             self._foreign_epochs.add(epoch)
-            log.info(
-                "ack_of_other_epoch epoch=%r ours=%s: ignored, it speaks of an earlier store", epoch, self._sender.epoch
-            )
+            log.info("ack_of_other_epoch epoch=%r ours=%s: ignored, it speaks of an earlier store", epoch, self._epoch)
 
 
 def telemetry_reading(reading: Reading) -> TelemetryReading:

@@ -63,7 +63,7 @@ class Pipeline:
         self._steps: list[AlertBody] = []
         self._ended: list[Absence] = []
         self._learned_at_ms: dict[str, int] = {}  # boot time at which what was learned was last kept
-        self._awaited: dict[str, list[asyncio.Future[Reading]]] = {}
+        self._awaited: list[_Wanted] = []
         self._failing = False
         self.readings_dropped = 0
 
@@ -104,16 +104,22 @@ class Pipeline:
 
     # -- what the county and the village ask for ---------------------------------------------------------------------
 
-    async def declare_absence(self, absence: Absence) -> None:
-        """Expect nobody at a home; takes the place of the home's earlier absence. Raises StoreError."""
+    async def declare_absence(self, absence: Absence) -> Absence:
+        """Expect nobody at a home, in place of the home's earlier absence; return the absence as it is kept.
 
-        async def declare() -> None:
+        One of that id that is known already stays as it is, and as it ended. Raises StoreError.
+        """
+
+        async def declare() -> Absence:
             with self._judge.absences.unless_failing(absence.meter):
-                replaced = self._judge.absences.declare(absence)
-                await self._store(lambda store: store.put_absence(absence, *replaced))
-            self._absences_changed()
+                kept, changed = self._judge.absences.declare(absence)
+                if changed:
+                    await self._store(lambda store: store.put_absence(*changed))
+            if changed:
+                self._absences_changed()
+            return kept
 
-        await self._errand(declare)
+        return await self._errand(declare)
 
     async def end_absence(self, meter: str, *, by: Ending, at: Moment) -> Absence | None:
         """Expect somebody again; return the absence that ended, None where there was none. Raises StoreError."""
@@ -146,12 +152,18 @@ class Pipeline:
 
         return await self._errand(keep)
 
-    async def next_reading(self, meter: str) -> Reading:
-        """Read a meter now and return the reading, a missing one too. Waits for it as long as the caller does."""
-        future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
-        self._awaited.setdefault(meter, []).append(future)
+    async def next_reading(self, meter: str, *, since_boottime_ms: int) -> Reading:
+        """Have a meter read now; return the first reading of that time or later, a missing one too, once it is kept.
+
+        Waits for it as long as the caller does.
+        """
+        wanted = _Wanted(meter, since_boottime_ms)
+        self._awaited.append(wanted)
         self.hasten(meter)
-        return await future
+        try:
+            return await wanted.reading
+        finally:
+            self._awaited.remove(wanted)
 
     async def _errand(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do something between two batches, when nobody else changes the judge; return what it returns."""
@@ -174,9 +186,6 @@ class Pipeline:
                 _log_step(step)
             for absence in verdict.ended:
                 log.warning("absence_ended meter=%s: water is used", absence.meter)
-            for future in self._awaited.pop(reading.meter, ()):
-                if not future.done():
-                    future.set_result(verdict.reading)
 
     def _verdict(self, reading: Reading) -> Verdict:
         try:
@@ -215,6 +224,8 @@ class Pipeline:
             )
         if ended:
             self._absences_changed()
+        for wanted in self._awaited:
+            wanted.look_at(readings)
         self._committed()
 
     def _due_to_be_kept(self, readings: Sequence[Reading], *, stopping: bool) -> list[Learned]:
@@ -240,6 +251,22 @@ class Pipeline:
         if excess > 0:
             del self._readings[:excess]
             self.readings_dropped += excess
+
+
+class _Wanted:
+    """A reading that somebody waits for."""
+
+    def __init__(self, meter: str, since_boottime_ms: int) -> None:
+        self.reading: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
+        self._meter = meter
+        self._since_boottime_ms = since_boottime_ms
+
+    def look_at(self, readings: Sequence[Reading]) -> None:
+        """Take the first of some readings that is late enough; a long pass hands in what is older than the wish."""
+        for reading in readings:
+            is_it = reading.meter == self._meter and reading.at.boottime_ms >= self._since_boottime_ms
+            if is_it and not self.reading.done():
+                self.reading.set_result(reading)
 
 
 class _Errand:

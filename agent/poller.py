@@ -5,7 +5,8 @@
 2. Every poll that is made becomes a reading: a value, or why there is none. A poll that is not made becomes nothing.
 3. A meter that fails is asked last, once, and in fewer and fewer cycles; with its first answer it is back in each.
    It is asked while the line is idle; on a line that never is, failing meters get a small share of its time.
-4. A change is logged once, not at every poll.
+4. A meter that somebody wants to be read now comes first, whatever its turn.
+5. A change is logged once, not at every poll.
 """
 
 import asyncio
@@ -120,6 +121,7 @@ class BusPoller:
     async def run(self) -> None:
         """Poll, hand in, sleep until the next meter is due."""
         while True:
+            self._wanted.clear()
             await self._pass()
             self.passed(self.bus)
             wall_ms = self._schedule_ms()
@@ -135,10 +137,7 @@ class BusPoller:
                 self._wanted.set()
 
     async def _nap(self, nap_s: float) -> None:
-        """Sleep, or until a meter is wanted."""
-        self._wanted.clear()
-        if any(meter.is_wanted for meter in self._meters):
-            return
+        """Sleep, or until a meter is wanted; one that was wanted during the pass, perhaps after its turn, counts."""
         sleep = asyncio.ensure_future(self._clock.sleep(nap_s))
         wanted = asyncio.ensure_future(self._wanted.wait())
         try:
@@ -155,12 +154,12 @@ class BusPoller:
         return self._clock.now().wall_ms - self._offset_ms
 
     async def _pass(self) -> None:
-        """Poll every meter that is due: those that answer, then the failing ones, the longest unasked first."""
+        """Poll every meter that is due: the wanted, those that answer, the failing ones, the longest unasked first."""
         wall_ms = self._schedule_ms()
         batch: list[Reading] = []
-        for meter in sorted(self._due(wall_ms), key=lambda meter: meter.failed_ms):
+        for meter in sorted(self._due(wall_ms), key=lambda meter: (not meter.is_wanted, meter.failed_ms)):
             if meter.failures and not meter.is_wanted and not self._may_probe(meter):
-                break  # it and those behind it stay due
+                break  # it and those behind it stay due: a cheaper one must not use up what it saves for
             reading = await self._poll(meter, wall_ms)
             if reading is None:
                 break  # it and those behind it stay due: the port may be back in a moment

@@ -54,7 +54,6 @@ class StoreThread:
     def __init__(self, owner: OwnerThread, store: Store) -> None:
         self._owner = owner
         self._store = store
-        self.epoch = store.epoch
         self.path = store.path
 
     async def __call__(self, work: Callable[[Store], T]) -> T:
@@ -119,12 +118,12 @@ class Service:
 
     async def _work(self, store: StoreThread) -> None:
         config = self._config
-        sender = Sender(county=config.gateway.county, gateway=config.gateway.id, epoch=store.epoch)
+        sender = Sender(county=config.gateway.county, gateway=config.gateway.id)
         forwarder = Forwarder(
             store=store,
             clock=self._clock,
             sender=sender,
-            birth=lambda oldest: self._birth(store.epoch, oldest, judge.absences),
+            birth=lambda epoch, oldest: self._birth(epoch, oldest, judge.absences),
             county_acknowledges=config.broker.acknowledgement == "county",
         )
         farewell = _state_message(sender, "stopped")

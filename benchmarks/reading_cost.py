@@ -226,7 +226,7 @@ async def forward_cost(folder: Path) -> tuple[float, list[bytes]]:
     forwarder = Forwarder(
         store=DirectStore(store),
         clock=SystemClock(),
-        sender=Sender(county="shenxian", gateway="g-0371522", epoch=EPOCH),
+        sender=Sender(county="shenxian", gateway="g-0371522"),
         birth=lambda *_: State(schema=contract.STATE_SCHEMA, online=True),
         county_acknowledges=True,
     )

@@ -9,7 +9,7 @@ from agent import command_folder
 from agent.command_folder import AT_HAND_MAX, COMMAND_BYTES_MAX, LOOK_S, REPLIES_MAX, RETRY_LOOKS, CommandFolder
 from gateway.ulid import new_ulid
 from protocols import contract
-from protocols.contract import PresentCommand, Refusal, Reply
+from protocols.contract import AbsenceCommand, PresentCommand, Refusal, Reply
 
 NOW_MS = 1_795_293_540_000
 
@@ -20,6 +20,17 @@ def command(number=1):
         id=new_ulid(NOW_MS, random_bits=lambda _: number),
         deadline=contract.instant(NOW_MS),
         meter="m-001",
+    )
+
+
+def away(number=1, meter="m-001"):
+    return AbsenceCommand(
+        schema=contract.COMMAND_SCHEMA,
+        id=new_ulid(NOW_MS, random_bits=lambda _: number),
+        deadline=contract.instant(NOW_MS),
+        meter=meter,
+        until=contract.instant(NOW_MS + 86_400_000),
+        declared_by="technician",
     )
 
 
@@ -119,7 +130,10 @@ async def test_what_cannot_be_done_now_is_kept_and_tried_again_but_not_all_the_t
         await service.clock.look(RETRY_LOOKS)  # so that it comes between two attempts
         command_folder.send(tmp_path, command())
         await service.clock.look(3)
-        assert command_folder.reply_to(tmp_path, command()).reason == reason.value, "whoever waits is told"
+        told = command_folder.reply_to(tmp_path, command())
+        assert told.reason == reason.value, "whoever waits is told"
+        for language, said in {"zh": "好命令已保存", "en": "ok The command is kept"}.items():
+            assert told.text[language].startswith(said)
         assert len(service.asked) == 1
         assert len(command_folder.waiting(tmp_path)) == 1
         await service.clock.look(RETRY_LOOKS)
@@ -130,12 +144,40 @@ async def test_what_cannot_be_done_now_is_kept_and_tried_again_but_not_all_the_t
         assert files(tmp_path) == [f"{command().id}.reply.json"]
 
 
+async def test_who_is_back_is_not_away_again_because_of_an_absence_that_waited(tmp_path):
+    """The clock is not synced: `add` waits, `end` is done. Once it is, nobody may look away from who is at home."""
+    waits = [away(1), away(2, meter="m-002"), away(4)]
+
+    def unsynced(payload):
+        asked = contract.decode(contract.Leaf.COMMAND, payload)
+        if isinstance(asked, PresentCommand):
+            left = [contract.decode(contract.Leaf.COMMAND, one).id for one in command_folder.waiting(tmp_path)]
+            # Before the rest is done: were the power to fail now, a later start must not find the absence either.
+            assert left == [waits[1].id, asked.id, waits[2].id]
+        return reply(asked.id, "clock_unsynced" if isinstance(asked, AbsenceCommand) else None)
+
+    async with Service(tmp_path) as service:
+        genuine, service.answer = service.answer, unsynced
+        command_folder.send(tmp_path, waits[0])
+        command_folder.send(tmp_path, waits[1])
+        await service.clock.look(2)
+        command_folder.send(tmp_path, command(3))
+        command_folder.send(tmp_path, waits[2])
+        await service.clock.look(2)
+        assert command_folder.reply_to(tmp_path, command(3)).done
+        service.answer = genuine
+        asked = len(service.asked)
+        await service.clock.look(RETRY_LOOKS)
+        assert service.asked[asked:] == [contract.encode(one) for one in waits[1:]], "of others, or declared since"
+        assert not command_folder.reply_to(tmp_path, waits[0]).done
+
+
 async def test_a_refusal_for_good_is_answered_once(tmp_path):
     async with Service(tmp_path) as service:
         service.answer = lambda _: reply(command().id, "late")
         command_folder.send(tmp_path, command())
         await service.clock.look()
-        assert command_folder.reply_to(tmp_path, command()).reason == "late"
+        assert command_folder.reply_to(tmp_path, command()) == reply(command().id, "late")
         assert command_folder.waiting(tmp_path) == []
 
 
@@ -247,3 +289,26 @@ def test_what_root_puts_there_belongs_to_the_service(tmp_path):
     os.chown(tmp_path, 12345, 12345)
     path = command_folder.send(tmp_path, command())
     assert (path.stat().st_uid, path.parent.stat().st_uid, path.stat().st_gid) == (12345, 12345, 12345)
+
+
+def test_nothing_is_put_where_a_link_in_place_of_the_folder_points_to(tmp_path):
+    """Root asks, and the folder is the service user's: it must not choose where root writes and what it gives away."""
+    data_dir, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    data_dir.mkdir()
+    elsewhere.mkdir()
+    if os.geteuid() == 0:
+        os.chown(data_dir, 12345, 12345)
+    (data_dir / "commands").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="commands"):
+        command_folder.send(data_dir, command())
+    assert list(elsewhere.iterdir()) == []
+    assert elsewhere.stat().st_uid == os.geteuid()
+
+
+def test_nothing_is_written_through_a_link_in_place_of_the_draft(tmp_path):
+    (tmp_path / "commands").mkdir()
+    (tmp_path / "victim").write_text("untouched")
+    (tmp_path / "commands" / f".{command().id}.json.new").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match=command().id):
+        command_folder.send(tmp_path, command())
+    assert (tmp_path / "victim").read_text() == "untouched"

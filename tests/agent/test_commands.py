@@ -5,21 +5,20 @@ import json
 import zoneinfo
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from readings import shows, silent
+from stores import EPOCH
 
 from agent import commands as commands_module
-from agent.commands import ABSENCE_DAYS_MAX, AT_HAND_MAX, DAY_MS, DEADLINE_AHEAD_MS_MAX, READ_NOW_S_MAX, Commands
-from gateway.store import Store, StoreDamaged, StoreError
+from agent.commands import ABSENCE_DAYS_MAX, DAY_MS, DEADLINE_AHEAD_MS_MAX, READ_NOW_S_MAX, Commands
+from gateway.store import StoreDamaged, StoreError
 from gateway.ulid import new_ulid
 from protocols import contract
 from protocols.contract import Ending, Refusal
 from protocols.reading import ClockTrust, Moment
 
-EPOCH = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 NOW_MS = 1_795_293_540_000  # 2026-11-22 04:39 in Shanghai
 SHANGHAI = zoneinfo.ZoneInfo("Asia/Shanghai")
 ALERT = "01KAM4D2Q80000000000000000"
@@ -62,7 +61,7 @@ class Actions:
 
     async def declare_absence(self, absence):
         await self._do("absence", absence)
-        self.standing[absence.meter] = absence
+        return self.standing.setdefault(absence.meter, absence)
 
     async def end_absence(self, meter, *, by, at):
         await self._do("end", meter, by)
@@ -73,28 +72,9 @@ class Actions:
         await self._do("note", alert, dict(county))
         return alert in self.alerts
 
-    async def next_reading(self, meter):
-        await self._do("read", meter)
+    async def next_reading(self, meter, *, since_boottime_ms):
+        await self._do("read", meter, since_boottime_ms)
         return await self.readings.get()
-
-
-class StoreHere:
-    def __init__(self, path):
-        self.store = Store(path, new_epoch=EPOCH, reserve_bytes=0)
-        self.error = None
-
-    async def __call__(self, work):
-        await asyncio.sleep(0)
-        if self.error is not None:
-            raise self.error
-        return work(self.store)
-
-
-@pytest.fixture
-def store(tmp_path):
-    here = StoreHere(tmp_path / "s.db")
-    yield here
-    here.store.close()
 
 
 @pytest.fixture
@@ -149,6 +129,17 @@ async def test_an_absence_begins_when_it_says_but_not_in_the_past(commands, acti
     assert actions.done[0][1].start_ms == from_ms
 
 
+async def test_an_absence_that_ended_before_its_reply_was_remembered_is_told_as_ended(commands, actions, store):
+    """The power failed between the two, somebody came home, and the county repeats what it has no reply to."""
+    await commands.handle(away())
+    actions.standing["m-001"] = actions.standing["m-001"].ended(Ending.USE, at_ms=NOW_MS + 1)
+    store.store._db.execute("delete from command")
+    reply = await commands.handle(away())
+    assert reply.done
+    assert "watched again" in reply.text["en"]
+    assert "恢复守护" in reply.text["zh"]
+
+
 async def test_quiet_hours_say_so(commands, actions):
     reply = await commands.handle(away(daily={"from": "22:00", "to": "06:00"}))
     assert str(actions.done[0][1].daily) == "22:00-06:00"
@@ -194,6 +185,7 @@ async def test_a_reading_comes_back_in_the_reply(commands, actions):
     reply = await commands.handle(command("read_now", meter="m-001"))
     assert reply.done
     assert (reply.reading.volume_ml, reply.reading.quality) == (128_450_300, "ok")
+    assert actions.done == [("read", "m-001", NOW_MS)], "a reading from now on (the test's clocks are one)"
     assert "128.4503 m³" in reply.text["en"]
 
 
@@ -394,17 +386,6 @@ async def test_a_store_that_cannot_be_read_is_a_refusal(commands, store):
     refused(await commands.handle(away()), Refusal.FAILED)
 
 
-async def test_more_commands_than_can_be_at_hand_are_told_to_come_again(commands, actions):
-    actions.hold = asyncio.Event()
-    waiting = [asyncio.create_task(commands.handle(away(number=number))) for number in range(AT_HAND_MAX)]
-    await asyncio.sleep(0.01)
-    refused(await commands.handle(away(number=AT_HAND_MAX)), Refusal.BUSY)
-    repeated = asyncio.create_task(commands.handle(away(number=0)))
-    actions.hold.set()
-    assert all(reply.done for reply in await asyncio.gather(*waiting, repeated))
-    assert (await commands.handle(away(number=AT_HAND_MAX))).done
-
-
 async def test_closing_gives_up_what_is_under_way(commands, actions):
     actions.hold = asyncio.Event()
     asker = asyncio.create_task(commands.handle(away()))
@@ -420,9 +401,3 @@ def test_every_refusal_is_given_somewhere():
     text = Path(commands_module.__file__).read_text(encoding="utf-8")
     for refusal in Refusal:
         assert f"Refusal.{refusal.name}" in text
-
-
-async def test_a_command_that_is_decoded_already_is_taken_too(commands):
-    decoded = contract.decode(contract.Leaf.COMMAND, away())
-    reply = await commands.handle(decoded)
-    assert msgspec.json.decode(contract.encode(reply))["done"] is True

@@ -6,25 +6,16 @@ import json
 import msgspec
 import pytest
 from readings import at, shows
+from stores import EPOCH, StoreHere
 
 from agent import forwarder as forwarder_module
 from agent.forwarder import Forwarder, Sender
 from gateway.broker import BrokerError, Received
-from gateway.store import Store, StoreError
+from gateway.store import StoreError
 from protocols import contract
 from protocols.contract import AlertBody, AlertState, Kind, Leaf, Level, State, Stream
 
-EPOCH = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
-SENDER = Sender(county="shenxian", gateway="g-1", epoch=EPOCH)
-
-
-class StoreHere:
-    def __init__(self, path):
-        self.store = Store(path, new_epoch=EPOCH)
-
-    async def __call__(self, work):
-        await asyncio.sleep(0)
-        return work(self.store)
+SENDER = Sender(county="shenxian", gateway="g-1")
 
 
 class StillClock:
@@ -38,13 +29,15 @@ class Session:
     def __init__(self):
         self.sent = []
         self.lost = False
+        self.refused = set()
         self._inbox = asyncio.Queue()
 
     async def publish(self, message):
         await asyncio.sleep(0)
-        if self.lost:
-            raise BrokerError("gone")
-        self.sent.append((message.topic.rsplit("/", 1)[1], json.loads(message.payload)))
+        leaf = message.topic.rsplit("/", 1)[1]
+        if self.lost or leaf in self.refused:
+            raise BrokerError("gone" if self.lost else f"the broker refuses what we publish on {leaf}: Not authorized")
+        self.sent.append((leaf, json.loads(message.payload)))
 
     async def messages(self):
         while True:
@@ -77,13 +70,6 @@ def alert(number, state=AlertState.OPEN):
     )
 
 
-@pytest.fixture
-def store(tmp_path):
-    here = StoreHere(tmp_path / "store.db")
-    yield here
-    here.store.close()
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(forwarder_module, "TELEMETRY_PAUSE_S", 0)
@@ -94,8 +80,8 @@ def make(store, **options):
         store=store,
         clock=StillClock(),
         sender=SENDER,
-        birth=lambda oldest: State(
-            schema=contract.STATE_SCHEMA, online=True, epoch=EPOCH, oldest_alert=oldest[Stream.ALERT]
+        birth=lambda epoch, oldest: State(
+            schema=contract.STATE_SCHEMA, online=True, epoch=epoch, oldest_alert=oldest[Stream.ALERT]
         ),
         county_acknowledges=options.pop("county_acknowledges", True),
         jitter=lambda: 0.5,
@@ -438,7 +424,7 @@ def test_waits_for_receipts_grow_up_to_a_limit():
 def reply_to(payload):
     return contract.Reply(
         schema=contract.REPLY_SCHEMA,
-        id=payload.decode(),
+        id=contract.decode_command_id(payload),
         at=contract.instant(0),
         done=True,
         text={"zh": "好", "en": "done"},
@@ -449,66 +435,125 @@ def an_id(number):
     return f"01KAM5A00000000000000{number:05d}"
 
 
+def asks(number):
+    """A command, as far as the forwarder looks at it."""
+    return json.dumps({"id": an_id(number)}).encode()
+
+
+def replies(serving):
+    return [message["id"] for kind, message in serving.session.sent if kind == "reply"]
+
+
+class Handling:
+    """Answers commands; those in `slow` wait until `hold` is set."""
+
+    def __init__(self, forwarder, *, slow=()):
+        self.asked = []
+        self.hold = asyncio.Event()
+        self._slow = [asks(number) for number in slow]
+        forwarder.handle = self.handle
+
+    async def handle(self, payload):
+        self.asked.append(payload)
+        if payload in self._slow:
+            await self.hold.wait()
+        return reply_to(payload) if contract.decode_command_id(payload) else None
+
+
 async def test_a_command_is_answered_on_the_reply_topic(store):
     made = make(store)
-
-    async def handle(payload):
-        return reply_to(payload)
-
-    made.handle = handle
+    Handling(made)
     async with Serving(store, forwarder=made) as serving:
-        serving.session.say(an_id(1).encode(), Leaf.COMMAND)
+        serving.session.say(asks(1), Leaf.COMMAND)
         await serving.settle()
-        assert [message["id"] for kind, message in serving.session.sent if kind == "reply"] == [an_id(1)]
+        assert replies(serving) == [an_id(1)]
 
 
 async def test_a_command_that_takes_long_holds_nothing_up(store):
     made = make(store)
-    hold = asyncio.Event()
-
-    async def handle(payload):
-        if payload == an_id(1).encode():
-            await hold.wait()
-        return None if payload == b"nobody" else reply_to(payload)
-
-    made.handle = handle
+    handling = Handling(made, slow=[1])
     async with Serving(store, forwarder=made) as serving:
-        for payload in (an_id(1).encode(), b"nobody", an_id(2).encode()):
+        for payload in (asks(1), b"nobody", asks(2)):
             serving.session.say(payload, Leaf.COMMAND)
         store.store.commit([shows("m-1", 1, 1)], [alert(1)])
         serving.forwarder.wake()
         await serving.settle()
         assert serving.session.seqs("alert") == [1]
-        assert [message["id"] for kind, message in serving.session.sent if kind == "reply"] == [an_id(2)]
+        assert replies(serving) == [an_id(2)]
         serving.session.acknowledge(alert=1)
         await serving.settle()
         assert store.store.status(Stream.ALERT).acked_seq == 1
-        hold.set()
+        handling.hold.set()
         await serving.settle()
-        assert [message["id"] for kind, message in serving.session.sent if kind == "reply"] == [an_id(2), an_id(1)]
+        assert replies(serving) == [an_id(2), an_id(1)]
+
+
+async def test_a_slow_command_that_is_repeated_keeps_no_other_out_and_is_answered_once(store, caplog):
+    """A county repeats a read_now every 5 s for its 360 s."""
+    made = make(store)
+    handling = Handling(made, slow=[1])
+    async with Serving(store, forwarder=made) as serving:
+        for _ in range(forwarder_module.ANSWERS_MAX + 8):
+            serving.session.say(asks(1), Leaf.COMMAND)
+        serving.session.say(asks(2), Leaf.COMMAND)
+        await serving.settle()
+        assert replies(serving) == [an_id(2)]
+        assert "command_dropped" not in caplog.text
+        handling.hold.set()
+        await serving.settle()
+        assert replies(serving) == [an_id(2), an_id(1)]
+        serving.session.say(asks(1), Leaf.COMMAND)
+        await serving.settle()
+        assert replies(serving) == [an_id(2), an_id(1), an_id(1)], "the reply may have been lost"
+
+
+async def test_a_command_that_was_under_way_when_the_connection_was_lost_is_answered_on_the_next(store):
+    made = make(store)
+    handling = Handling(made, slow=[1])
+    async with Serving(store, forwarder=made) as serving:
+        serving.session.say(asks(1), Leaf.COMMAND)
+        await serving.settle()
+    async with Serving(store, forwarder=made) as serving:
+        serving.session.say(asks(1), Leaf.COMMAND)
+        handling.hold.set()
+        await serving.settle()
+        assert replies(serving) == [an_id(1)]
 
 
 async def test_more_commands_at_once_than_can_be_answered_are_dropped_and_said(store, caplog):
     made = make(store)
-    hold = asyncio.Event()
-
-    async def handle(payload):
-        await hold.wait()
-        return reply_to(payload)
-
-    made.handle = handle
+    handling = Handling(made, slow=range(1000))
     async with Serving(store, forwarder=made) as serving:
         for number in range(forwarder_module.ANSWERS_MAX + 1):
-            serving.session.say(an_id(number).encode(), Leaf.COMMAND)
+            serving.session.say(asks(number), Leaf.COMMAND)
         await serving.settle()
         assert caplog.text.count("command_dropped") == 1
-        hold.set()
+        handling.hold.set()
         await serving.settle()
-        serving.session.say(an_id(999).encode(), Leaf.COMMAND)
+        serving.session.say(asks(999), Leaf.COMMAND)
         await serving.settle()
-        answered = [message["id"] for kind, message in serving.session.sent if kind == "reply"]
-        assert len(answered) == forwarder_module.ANSWERS_MAX + 1
-        assert an_id(999) in answered
+        assert len(replies(serving)) == forwarder_module.ANSWERS_MAX + 1
+        assert an_id(999) in replies(serving)
+
+
+async def test_a_broker_that_takes_no_replies_costs_the_replies_alone(store, caplog):
+    """Access rules from before there were commands."""
+    made = make(store)
+    handling = Handling(made)
+    async with Serving(store, forwarder=made) as serving:
+        serving.session.refused = {"reply"}
+        for number in range(3):
+            serving.session.say(asks(number), Leaf.COMMAND)
+        await serving.settle()
+        fill(store, alerts=1)
+        serving.forwarder.wake()
+        await serving.settle()
+        assert (len(handling.asked), replies(serving), serving.session.seqs("alert")) == (3, [], [1])
+        assert caplog.text.count("reply_refused") == 1, "a change is logged once"
+        serving.session.refused = set()
+        serving.session.say(asks(4), Leaf.COMMAND)
+        await serving.settle()
+        assert replies(serving) == [an_id(4)]
 
 
 async def test_a_command_is_no_acknowledgement_and_the_other_way_round(store, caplog):
@@ -534,8 +579,8 @@ async def test_a_command_is_no_acknowledgement_and_the_other_way_round(store, ca
 async def test_a_birth_is_published_anew_when_somebody_goes_away(store):
     state = {"absences": ()}
     made = make(store)
-    made._birth = lambda oldest: State(
-        schema=contract.STATE_SCHEMA, online=True, oldest_alert=oldest[Stream.ALERT], **state
+    made._birth = lambda epoch, oldest: State(
+        schema=contract.STATE_SCHEMA, online=True, epoch=epoch, oldest_alert=oldest[Stream.ALERT], **state
     )
     async with Serving(store, forwarder=made) as serving:
         assert len([kind for kind, _ in serving.session.sent if kind == "state"]) == 1

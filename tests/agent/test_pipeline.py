@@ -5,40 +5,21 @@ import asyncio
 import msgspec
 import pytest
 from readings import at, shows, silent
+from stores import EPOCH
 
 from agent import pipeline as pipeline_module
 from agent.judge import Judge, Rule
 from agent.past import VILLAGE
 from agent.pipeline import Pipeline
 from agent.timeline import anchors_of
-from gateway.store import Store, StoreDamaged, StoreError
+from gateway.store import StoreDamaged, StoreError
 from protocols.absence import Absence
 from protocols.contract import Ending, Stream
 from protocols.reading import ClockTrust
 
-EPOCH = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
 RULE = Rule(window_ms=12 * 3_600_000, threshold_ml=100_000)
-
-
-class StoreHere:
-    """The store on the loop's own thread, with a disk that can be filled."""
-
-    def __init__(self, path):
-        self.store = Store(path, new_epoch=EPOCH)
-        self.full = False
-
-    async def __call__(self, work):
-        await asyncio.sleep(0)
-        if self.full:
-            raise StoreError("database or disk is full")
-        return work(self.store)
-
-
-@pytest.fixture
-def store(tmp_path):
-    here = StoreHere(tmp_path / "store.db")
-    yield here
-    here.store.close()
+HOUR_MS = 3_600_000
+FULL = StoreError("database or disk is full")
 
 
 @pytest.fixture
@@ -87,13 +68,13 @@ async def test_batches_that_gather_while_the_disk_is_busy_share_a_commit(pipelin
 
 
 async def test_a_full_disk_stops_nothing_and_loses_nothing(pipeline, store, commits, caplog):
-    store.full = True
+    store.error = FULL
     for hour in range(14):
         await pipeline.accept([shows("m-1", hour, 500)])
         await settle()
     assert not commits
     assert [record.message.split(":")[0] for record in caplog.records if "store" in record.message] == ["store_failing"]
-    store.full = False
+    store.error = None
     await pipeline.accept([shows("m-1", 14, 500)])
     await settle()
     assert [reading.at.boottime_ms // 3_600_000 for reading in store.store.history()] == list(range(15))
@@ -103,11 +84,11 @@ async def test_a_full_disk_stops_nothing_and_loses_nothing(pipeline, store, comm
 
 async def test_memory_is_bounded_while_the_disk_is_full_and_alerts_survive(pipeline, store, monkeypatch):
     monkeypatch.setattr(pipeline_module, "PENDING_READINGS_MAX", 10)
-    store.full = True
+    store.error = FULL
     await pipeline.accept([shows("m-1", hour, 500) for hour in range(14)])
     await settle()
     assert pipeline.readings_dropped == 4
-    store.full = False
+    store.error = None
     await pipeline.accept([shows("m-1", 14, 500)])
     await settle()
     assert [reading.at.boottime_ms // 3_600_000 for reading in store.store.history()] == list(range(4, 15))
@@ -145,10 +126,10 @@ def _at_wall(reading, wall_ms):
 
 async def test_steps_that_wait_for_the_disk_keep_their_order(store, new_id):
     line = Pipeline(store=store, judge=Judge({"m-1": RULE}, episodes=[], new_id=new_id), committed=lambda: None)
-    store.full = True
+    store.error = FULL
     await handed(line, *[shows("m-1", hour, 500) for hour in range(14)])
     await handed(line, shows("m-1", 14, 700))
-    store.full = False
+    store.error = None
     await handed(line, shows("m-1", 15, 700))
     assert [message.alert.state for message in store.store.outgoing(Stream.ALERT, 0, 9)] == ["open", "cleared"]
 
@@ -265,6 +246,16 @@ async def test_an_absence_is_declared_stored_told_and_ended_by_use(store, new_id
     assert told == [0, 1]
 
 
+async def test_an_absence_that_ended_is_not_declared_again_by_its_repetition(pipeline, store):
+    """The power failed before it was remembered that the command was done, and the county repeats it."""
+    assert await pipeline.declare_absence(an_absence()) == an_absence()
+    ended = await pipeline.end_absence("m-1", by=Ending.COMMAND, at=at(6))
+    later = msgspec.structs.replace(an_absence(), start_ms=at(7).wall_ms, declared_ms=at(7).wall_ms)
+    assert await pipeline.declare_absence(later) == ended
+    assert store.store.absences() == [ended]
+    assert await pipeline.end_absence("m-1", by=Ending.COMMAND, at=at(8)) is None
+
+
 async def test_an_absence_that_was_ended_cannot_be_ended_again(pipeline, store):
     await pipeline.declare_absence(an_absence())
     ended = await pipeline.end_absence("m-1", by=Ending.COMMAND, at=at(6))
@@ -282,10 +273,10 @@ async def test_what_the_county_says_of_an_alert_is_in_the_store_and_in_its_end(p
 
 
 async def test_a_disk_that_is_full_is_told_to_whoever_asks_and_ends_nothing(pipeline, store):
-    store.full = True
+    store.error = FULL
     with pytest.raises(StoreError):
         await pipeline.declare_absence(an_absence())
-    store.full = False
+    store.error = None
     await pipeline.accept([shows("m-1", 0, 480), *[shows("m-1", hour, 500) for hour in range(1, 15)]])
     await settle()
     assert store.store.status(Stream.TELEMETRY).last_seq == 1
@@ -306,11 +297,44 @@ async def test_a_bug_in_what_somebody_asks_for_ends_no_readings(pipeline, store)
 async def test_a_reading_that_is_wanted_hastens_its_meter_and_comes(pipeline):
     hastened = []
     pipeline.hasten = hastened.append
-    asked = asyncio.create_task(pipeline.next_reading("m-1"))
+    asked = asyncio.create_task(pipeline.next_reading("m-1", since_boottime_ms=HOUR_MS))
     await settle()
     assert hastened == ["m-1"]
-    await pipeline.accept([shows("m-1", 3, 500)])
+    await pipeline.accept([shows("m-2", 3, 400), shows("m-1", 3, 500)])
     assert (await asked).volume_ml == 500_000
+
+
+async def test_a_reading_from_before_it_was_asked_for_is_no_answer(pipeline):
+    """A pass over a long bus hands in its readings seconds after they were taken."""
+    asked = asyncio.create_task(pipeline.next_reading("m-1", since_boottime_ms=3 * HOUR_MS))
+    await pipeline.accept([shows("m-1", 2.999, 500), shows("m-2", 3.5, 400)])
+    await settle()
+    assert not asked.done()
+    await pipeline.accept([shows("m-1", 3, 600)])
+    assert (await asked).volume_ml == 600_000
+
+
+async def test_a_reading_is_told_once_it_is_committed(pipeline, store):
+    store.error = FULL
+    asked = asyncio.create_task(pipeline.next_reading("m-1", since_boottime_ms=0))
+    await settle()
+    await pipeline.accept([shows("m-1", 3, 500)])
+    await settle()
+    assert not asked.done()
+    store.error = None
+    await pipeline.accept([shows("m-2", 4, 400)])
+    assert (await asked).volume_ml == 500_000
+    assert len(list(store.store.history())) == 2
+
+
+async def test_whoever_waits_for_a_reading_no_longer_is_forgotten(pipeline):
+    asked = asyncio.create_task(pipeline.next_reading("m-1", since_boottime_ms=0))
+    await settle()
+    asked.cancel()
+    await settle()
+    assert not pipeline._awaited
+    await pipeline.accept([shows("m-1", 3, 500)])
+    await settle()
 
 
 def test_the_moments_that_date_the_boots_are_as_good_as_all(store):

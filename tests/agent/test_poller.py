@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import itertools
 
 from agent.poller import SKIP_CYCLES_MAX, BusPoller, PolledMeter
@@ -33,8 +34,9 @@ class HandClock:
         self.boot_s += seconds
 
     async def sleep(self, seconds):
+        for _ in range(2):  # whoever is woken already cancels this before any time passes
+            await asyncio.sleep(0)
         self.pass_time(seconds)
-        await asyncio.sleep(0)
 
 
 class FakeBus:
@@ -78,9 +80,11 @@ class Rig:
 
     async def run_until(self, boot_s):
         task = asyncio.create_task(self.poller.run())
-        while self.clock.boot_s < boot_s:
+        while self.clock.boot_s < boot_s and not task.done():
             await asyncio.sleep(0)
         task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def test_polls_lie_on_the_grid_of_the_wall_clock():
@@ -243,3 +247,59 @@ async def test_a_meter_that_is_wanted_is_read_at_once_out_of_its_turn_though_it_
     began_s = rig.bus.asked[asked][0]
     assert [meter for _, meter in rig.bus.asked[asked : asked + 2]] == ["m-1", "m-2"]
     assert rig.bus.asked[asked + 1][0] - began_s < 1
+
+
+class Stuck(Exception):
+    """The poller goes round and round without ever letting anybody else work."""
+
+
+def stuck_after(passes):
+    """Return what a poller calls after each pass; it fails after so many of them."""
+    left = itertools.count(passes - 1, -1)
+
+    def passed(_):
+        if next(left) < 0:
+            raise Stuck
+
+    return passed
+
+
+async def test_a_dead_meter_that_is_wanted_waits_for_no_other_dead_one_and_nobody_for_it():
+    rig = Rig(["living", "dead-1", "dead-2"], dead=["dead-1", "dead-2"], poll_every_s=4)
+    rig.bus.answer_s = 3.5  # no pause is long enough for a dead one, and its share is soon used up
+    task = asyncio.create_task(rig.run_until(600))
+    while rig.clock.boot_s < 300:
+        await asyncio.sleep(0)
+    asked = len(rig.bus.asked)
+    wanted = max(rig.polled[1:], key=lambda meter: meter.failed_ms)
+    rig.poller.passed = stuck_after(200)
+    rig.poller.hasten(wanted.meter)
+    await task
+    assert wanted.meter in [meter for _, meter in rig.bus.asked[asked : asked + 2]]
+    assert len([meter for _, meter in rig.bus.asked[asked:] if meter == "living"]) >= 300 / 4 - 3
+
+
+async def test_while_the_port_is_away_a_meter_that_is_wanted_is_tried_at_the_ports_pace():
+    rig = Rig(["m-1", "m-2"])
+    rig.bus.lost = True
+    rig.poller.passed = stuck_after(100)
+    task = asyncio.create_task(rig.run_until(4))
+    await asyncio.sleep(0)
+    rig.poller.hasten("m-2")
+    await task
+    assert len(rig.bus.asked) <= 4 / 0.5 + 3
+
+
+async def test_a_meter_that_is_wanted_while_others_are_asked_is_read_in_the_next_pass_though_it_fails():
+    rig = Rig([f"m-{number}" for number in range(80)], dead=["m-0"])
+    task = asyncio.create_task(rig.run_until(60))
+
+    async def accept(batch):
+        if not rig.readings:
+            rig.poller.hasten("m-0")  # in the middle of the first pass, after its own turn
+        rig.readings += batch
+        await asyncio.sleep(0)
+
+    rig.poller._accept = accept
+    await task
+    assert [meter for _, meter in rig.bus.asked] == [*(f"m-{number}" for number in range(80)), "m-0"]
