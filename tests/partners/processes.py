@@ -1,5 +1,6 @@
 """Programs that a test runs beside itself: started, watched, and never left behind."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def free_port():
@@ -89,21 +92,33 @@ def shuiwang(*arguments):
     return [sys.executable, "-m", "agent.cli", *map(str, arguments)]
 
 
+def run_shuiwang(*arguments, **options):
+    """Run our own program to its end, with nobody who types; return what it printed and its exit code."""
+    usual = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 55, "cwd": REPOSITORY}
+    return subprocess.run(shuiwang(*arguments), check=False, **usual | options)
+
+
+@contextlib.contextmanager
+def pty_pair(folder):
+    """Two ptys that are one line; yields both ends."""
+    ends = folder / "near", folder / "far"
+    with Running(folder / "socat.log", find("socat"), *(f"pty,raw,echo=0,link={end}" for end in ends)):
+        wait_until(lambda: all(end.exists() for end in ends), what="the pty pair")
+        yield ends
+
+
 class ModbusLine:
     """A pty line (socat) with USW meters on it that pymodbus serves."""
 
     def __init__(self, folder, *units):
-        self.port = folder / "line"
+        self._stack = contextlib.ExitStack()
+        self.port, far_end = self._stack.enter_context(pty_pair(folder))
         self.served_file = folder / "served.log"
-        far_end = folder / "line-meters"
-        pair = [f"pty,raw,echo=0,link={end}" for end in (self.port, far_end)]
-        self._cable = Running(folder / "socat.log", find("socat"), *pair)
-        wait_until(lambda: self.port.exists() and far_end.exists(), what="the pty pair")
         server = Path(__file__).with_name("pymodbus_line.py")
         self._meters = Running(
             folder / "pymodbus.log", sys.executable, server, far_end, self.served_file, *units, stdin=subprocess.PIPE
         )
-        self._meters.wait_for("^ready$")
+        self._stack.enter_context(self._meters).wait_for("^ready$")
 
     def show(self, unit, volume_ml):
         """Set a meter's register."""
@@ -120,5 +135,4 @@ class ModbusLine:
 
     def __exit__(self, *_):
         self._meters.process.stdin.close()
-        self._meters.kill()
-        self._cable.kill()
+        self._stack.close()

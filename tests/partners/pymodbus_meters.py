@@ -5,7 +5,7 @@ import contextlib
 import logging
 import threading
 
-from partners.processes import Running, find, free_port, wait_until
+from partners.processes import free_port, pty_pair
 from pymodbus import FramerType
 from pymodbus.server import ModbusSerialServer, ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -71,19 +71,17 @@ def serving(make):
 @contextlib.contextmanager
 def ascii_on_a_pty(folder, meters):
     """Meters {unit: millilitres} that speak Modbus ASCII at one end of a socat pty pair; yields the other end."""
-    ends = [folder / "near", folder / "far"]
-    with Running(folder / "socat.log", find("socat"), *(f"pty,raw,echo=0,link={end}" for end in ends)):
-        wait_until(lambda: all(end.exists() for end in ends), what="the pty pair")
+    with pty_pair(folder) as (near, far):
         devices = [device(*meter) for meter in meters.items()]
         make = lambda: ModbusSerialServer(
             devices,
             framer=FramerType.ASCII,
-            port=str(ends[1]),
+            port=str(far),
             baudrate=9600,
             trace_packet=only_of(meters, absent=None),
         )
         with serving(make):
-            yield str(ends[0])
+            yield str(near)
 
 
 @contextlib.contextmanager

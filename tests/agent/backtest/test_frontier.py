@@ -4,10 +4,9 @@ They differ a little: the frontier takes readings to come at every full hour, an
 the backtest goes by the readings' own times (in D001 a quarter of the hours has none).
 """
 
-import importlib.util
-from pathlib import Path
-
+import frontier
 import pytest
+from silence_rules import own_limits
 
 from agent.backtest.columns import parse_columns
 from agent.backtest.rules import parse_rules
@@ -16,26 +15,13 @@ from agent.backtest.splitting import Part
 from agent.backtest.work import Job, work_on
 from agent.detection.limit import COST_H
 
-FRONTIER = Path(__file__).parents[3] / "benchmarks" / "frontier.py"
-
-
-@pytest.fixture(scope="module")
-def frontier():
-    spec = importlib.util.spec_from_file_location("frontier", FRONTIER)
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look themselves up.
-    importlib.util.sys.modules["frontier"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del importlib.util.sys.modules["frontier"]
-
 
 @pytest.mark.parametrize("household", ["D001", "D067"])
-def test_red_on_a_real_home_agrees_with_the_frontier(households, frontier, household):
+def test_red_on_a_real_home_agrees_with_the_frontier(households, household):
     home = frontier.load(households, household)
     proofs = frontier.real_use(home)
     silences = frontier.silences(home, proofs)
-    expected = frontier.score(proofs, silences, frontier.own_limit(home, proofs, silences)[COST_H])
+    expected = frontier.score(proofs, silences, own_limits(home, proofs, cost_h=COST_H))
     mean_h = sum(delay * count for delay, count in expected.delays.items()) / expected.delays.total()
 
     job = Job(

@@ -1,10 +1,8 @@
 """The price that suits a home: what was seen counts as long as it lasted, and one quiet month moves nothing."""
 
-import importlib.util
 import itertools
-import sys
-from pathlib import Path
 
+import advice as benchmark
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from agent.backtest.pricing import EXPECTED_MAX, MONTHS_LEAST, SHAPE, USUAL, expected_reds, suitable_cost_h, usual_reds
 from agent.detection.limit import COST_MAX_H, COST_MIN_H
 
-BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "advice.py"
 costs = st.integers(COST_MIN_H, COST_MAX_H)
 
 
@@ -66,17 +63,7 @@ def test_a_price_is_never_cheap_where_one_a_month_is_to_be_expected(counts, mont
     assert expected_reds(found, reds=reds[found], months=months) < max(EXPECTED_MAX, least * 1.001)
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("advice_benchmark", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["advice_benchmark"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["advice_benchmark"]
-
-
-def test_on_real_homes_two_months_never_make_red_cheap_and_the_next_month_stays_below_one(households, benchmark):
+def test_on_real_homes_two_months_never_make_red_cheap_and_the_next_month_stays_below_one(households):
     """Where one month without a red alert was taken for a promise, the next month broke it."""
     homes = benchmark.load(households, ("D014", "D067"))
     windows = [window for home in homes for window in benchmark.windows(home, history_days=60, every_days=45)]

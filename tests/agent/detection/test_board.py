@@ -2,11 +2,11 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from partners.two_interpreters import memory_in, said
 
 from tools.board import Board, BoardError
 
@@ -31,8 +31,7 @@ def board():
 
 
 def said_here(script, *arguments):
-    command = [sys.executable, PARTNERS / script, REPOSITORY, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return said(sys.executable, PARTNERS / script, REPOSITORY, *arguments)
 
 
 def said_there(board, script, *arguments):
@@ -57,15 +56,10 @@ def test_it_says_the_same_of_every_reading(board):
 
 def test_a_meter_takes_4_kib_at_most_and_a_reading_leaves_nothing_behind(board):
     """20,000 readings, 10,000 more; then each fault of a register, absences, and 40 days of silence."""
-    lines = said_there(board, "board_memory.py", str(READINGS)).splitlines()
-    figures = [line.rsplit(" ", 1) for line in lines if line.startswith("bytes ")]
-    assert [line for line in lines if not line.startswith("bytes ")] == said_here(
-        "board_memory.py", str(READINGS)
-    ).splitlines()
-    assert [name for name, _ in figures] == ["bytes taken", "bytes grown", "bytes at most", "bytes at most"]
-    taken, grown, *at_most = (int(number) for _, number in figures)
-    assert grown == 0
-    assert 2_000 < taken <= max(at_most) <= STATE_MAX
+    memory = memory_in(said_there(board, "board_memory.py", str(READINGS)))
+    assert memory.lines == said_here("board_memory.py", str(READINGS)).splitlines()
+    assert memory.grown == 0
+    assert 2_000 < memory.taken <= memory.at_most <= STATE_MAX
 
 
 def test_what_it_raises_is_told_with_its_place(board):

