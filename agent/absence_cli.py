@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from agent.exit_codes import ExitCode
-from agent.options import finite
+from agent.options import JsonOption, finite
 from protocols import contract
 from protocols.absence import Absence, daily_hours, local_time
 from protocols.contract import AbsenceCommand, Command, Daily, PresentCommand, Reply
@@ -37,7 +37,6 @@ app.add_typer(absence_app, name="absence")
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The configuration. 配置文件", envvar="SHUIWANG_CONFIG")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 MeterArgument = Annotated[str, typer.Argument(help="The meter's id in the configuration, such as m-001. 表号")]
 WaitOption = Annotated[
     float,

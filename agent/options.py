@@ -1,11 +1,12 @@
 """What the options of our commands have in common, and what no option of Typer's can do."""
 
 import math
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 WATCH_EVERY_S_DEFAULT: Final = 5.0
 
 

@@ -8,6 +8,7 @@ import msgspec
 import typer
 
 from agent.exit_codes import ExitCode
+from agent.options import JsonOption
 
 if TYPE_CHECKING:
     from agent.settings import Config
@@ -49,7 +50,6 @@ RulesOption = Annotated[
         " 16 h. 规则",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 
 
 @app.command()

@@ -36,6 +36,18 @@ SECOND_MASTER: Final = Words(
     "总线上还有别的主机（集中器、抄表软件）吗？先停掉它",
     "Is another master (concentrator, software) on this line? Stop it first",
 )
+BEHIND: Final = Words(
+    "慢一拍：收到的是更早一条请求的应答，不能采用",
+    "One answer behind: it answered an earlier request; such a value is never used",
+)
+RESTART: Final = Words(
+    "重启串口服务器或网关（断电再上电）；直连时给表断电：旧应答就清掉了",
+    "Restart the serial server or gateway, else the meter: it drops what it holds",
+)
+BUFFER: Final = Words(
+    "串口服务器设置：用“透明传输”，关掉“缓冲”“打包”“缓存轮询”",
+    "Its settings: transparent mode; buffering, packing and cached polling off",
+)
 ECHO: Final = Words(
     "只听到自己的请求（适配器回显），表没有应答",
     "Only our own request was heard (echo): the meter itself stayed silent",
@@ -49,6 +61,9 @@ ASCII: Final = Words(
     "有的 Modbus 表用 ASCII：--framing ascii（7E1 加 --data-bits 7 --parity E）",
     "Modbus ASCII? --framing ascii; for 7E1 --data-bits 7 --parity E as well",
 )
+
+# What errors say of the answer to an earlier request (`gateway.meters`, `protocols.cjt188`, `protocols.mbus`).
+_SAID_OF_EARLIER: Final = ("one answer behind", "a late answer")
 
 SILENCE: Final = [POWER, SWAPPED, TERMINATION, SAME_ADDRESS]
 
@@ -65,6 +80,8 @@ def after(report: Report) -> list[Words]:
         return _after_silence(report.plan, is_echo=bool(heard))
     if reason == "garbled":
         return _after_garbage(report.plan, heard)
+    if reason == "wrong_answer" and got_earlier_answer(report):
+        return [BEHIND, *behind(report.plan), DECODE]
     if reason == "wrong_answer":
         return [_slower(report.plan), SECOND_MASTER, SAME_ADDRESS, DECODE]
     if reason == "refused":
@@ -80,6 +97,16 @@ def after(report: Report) -> list[Words]:
         _other_profile(report.plan),
         DECODE,
     ]
+
+
+def got_earlier_answer(report: Report) -> bool:
+    """Tell whether an attempt was given the answer to an earlier request."""
+    return any(words in (attempt.text or "") for attempt in report.attempts for words in _SAID_OF_EARLIER)
+
+
+def behind(plan: Plan) -> list[Words]:
+    """Return what to do about a meter, or a server on the way, that answers one request late."""
+    return [RESTART, BUFFER, SECOND_MASTER, _slower(plan)]
 
 
 def _after_silence(plan: Plan, *, is_echo: bool) -> list[Words]:

@@ -15,6 +15,7 @@ from agent.technician.words import REASONS, Words, cubic_metres, word
 from gateway.clock import Clock
 from gateway.store import Store, StoreError
 from protocols.contract import Stream, instant
+from protocols.errors import WrongAnswer
 from protocols.reading import ClockTrust, Moment
 
 # 2026-01-01: this was written later, so a clock that shows less was never set.
@@ -167,6 +168,7 @@ def meters_by_store(config: Config, now: Clock) -> Iterator[Finding]:
         )
         level = {"ok": "warn" if reason else "ok", "stale": "bad", "never": "bad"}[meter.state]
         steps = (
+            *([_MAY_BE_BEHIND] if level == "bad" and meter.last_reason == WrongAnswer.reason else []),
             Words(
                 "停服务后细查：systemctl stop shuiwang && shuiwang doctor -c …",
                 "To look closer: systemctl stop shuiwang && shuiwang doctor -c …",
@@ -182,6 +184,10 @@ def meters_by_store(config: Config, now: Clock) -> Iterator[Finding]:
         )
 
 
+_MAY_BE_BEHIND: Final = Words(
+    "一直没有读数、只有错答：串口服务器或网关可能慢一拍，先重启它",
+    "No value, but wrong answers: a serial server may be one answer behind; restart it first",
+)
 _SIDE: Final = ("-wal", "-shm")
 
 

@@ -21,26 +21,41 @@ from protocols.errors import NoResponse
 SILENCES_MAX: Final = 3
 # An answer that takes more of its timeout is one that will be missed now and then.
 SLOW_SHARE: Final = 0.7
+# One answer to an earlier request was late, which happens. Where each read gets one, in time, somebody holds them back.
+EARLIER_ANSWERS_MIN: Final = 2
 
 
 class Health(msgspec.Struct, kw_only=True):
-    """What some reads of one meter came to. `late` are answers that came after their timeout."""
+    """What some reads of one meter came to.
+
+    `late` are answers that came after their timeout; `earlier` are reads that got the answer to an earlier request.
+    """
 
     reads: int = 0
     values: int = 0
     latencies_ms: list[int] = []
     causes: Counter[str] = msgspec.field(default_factory=Counter)
     late: int = 0
+    earlier: int = 0
     echoes: int = 0
     falls: int = 0
     volume_ml: int | None = None
     last_failure: Report | None = None
     _failed: bool = False
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether the meter, or a server or gateway on the way, is one answer behind for ever: in time, and wrong.
+
+        Such a meter gives no value. One that does is late at times, and one whose answers come late is slow.
+        """
+        return not self.values and not self.late and self.earlier >= EARLIER_ANSWERS_MIN
+
     def add(self, report: Report) -> None:
         """Count one read (without repeats)."""
         self.reads += 1
         self.late += late_answers(report) + (self._failed and has_early_bytes(report))
+        self.earlier += advice.got_earlier_answer(report)
         self._failed = report.measurement is None
         echoes = has_echo(report)
         self.echoes += echoes
@@ -87,11 +102,12 @@ def measure(
     clock: Clock,
     opener: Callable[[LineSettings], Any] = open_port,
     monotonic: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
 ) -> Health:
     """Read one meter so many times, each time with a single attempt; fewer where it stays silent."""
     once = msgspec.structs.replace(plan, retries=0)
     health, silences = Health(), 0
-    station = Station(once, clock=clock, opener=opener, monotonic=monotonic)
+    station = Station(once, clock=clock, opener=opener, monotonic=monotonic, pause=pause)
     try:
         while health.reads < reads and silences < SILENCES_MAX:
             report = station.read()
@@ -111,6 +127,11 @@ def finding(plan: Plan, health: Health) -> Finding:
     shows = "" if health.volume_ml is None else f", {cubic_metres(health.volume_ml, step_ml=1000)} m³"
     causes_zh = "、".join(f"{word(REASONS, cause).zh} {count}" for cause, count in health.causes.items())
     causes_en = ", ".join(f"{count} {word(REASONS, cause).en}" for cause, count in health.causes.items())
+    if health.is_behind:
+        causes_zh += "；始终慢一拍：每次收到的都是更早请求的应答（多为串口服务器或网关）"
+        causes_en += (
+            "; always one answer behind: each request gets the answer to an earlier one (serial server, gateway?)"
+        )
     timing = f", {times[0]}/{times[1]}/{times[2]} ms" if times else ""
     says = Words(
         f"{name}：{health.reads} 次读到 {health.values} 次{timing}{shows}" + (f"；{causes_zh}" if causes_zh else ""),
@@ -135,6 +156,7 @@ def finding(plan: Plan, health: Health) -> Finding:
             "latency_ms": None if times is None else dict(zip(("min", "median", "max"), times, strict=True)),
             "causes": dict(health.causes),
             "late": health.late,
+            "is_behind": health.is_behind,
             "falls": health.falls,
             "volume_ml": health.volume_ml,
         },
@@ -205,6 +227,8 @@ def _steps(plan: Plan, health: Health, times: tuple[int, int, int] | None) -> li
                 "The total fell between two reads: two meters with one address, or the wrong profile",
             )
         )
+    if health.is_behind:
+        return [*steps, *advice.behind(plan)]
     if health.last_failure is not None:
         steps += [step for step in advice.after(health.last_failure) if step not in steps]
     return steps

@@ -1,29 +1,22 @@
 """What a network capture holds: the bytes of each TCP connection, in order. `tcpdump -w FILE port 502` makes one.
 
-Classic pcap files of any byte order are read (IETF draft-ietf-opsawg-pcap): Ethernet, Linux "any", raw IP.
+Files of tcpdump and of Wireshark are read (`agent.technician.packets`): Ethernet, Linux "any", raw IP.
 Nothing but headers is looked at here; whether the bytes are Modbus the decoder says.
 """
 
-import struct
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from agent.technician.hextext import BYTES_MAX, Chunk, Direction
-from protocols.errors import ShuiwangError
+from agent.technician.packets import NoCapture, packets
 
-_MAGIC: Final = {b"\xa1\xb2\xc3\xd4": ">", b"\xa1\xb2\x3c\x4d": ">", b"\xd4\xc3\xb2\xa1": "<", b"\x4d\x3c\xb2\xa1": "<"}
-_PCAPNG: Final = b"\x0a\x0d\x0d\x0a"
-_HEADER_BYTES: Final = 24
+# `shuiwang decode` reads no more of a file (`agent.technician.cli`); of a longer one the end is missing.
+FILE_BYTES_MAX: Final = 1024 * 1024
 # Link type, and how many bytes stand before the IP header; Ethernet may have a VLAN tag as well.
 _ETHERNET: Final = 1
 _LINK_BYTES: Final = {0: 4, 1: 14, 12: 0, 14: 0, 101: 0, 108: 4, 113: 16, 228: 0, 229: 0, 276: 20}
 _VLAN_BYTES: Final = 4
 _TCP: Final = 6
 _MODBUS_PORT: Final = 502
-
-
-class NoCapture(ShuiwangError):
-    """The file is no capture that can be read; the message says what to do."""
 
 
 class _Segment(NamedTuple):
@@ -34,28 +27,23 @@ class _Segment(NamedTuple):
     data: bytes
 
 
-def is_capture(data: bytes) -> bool:
-    """Tell whether a file begins as network captures do."""
-    return data[:4] in _MAGIC or data[:4] == _PCAPNG
-
-
 def chunks(data: bytes) -> list[Chunk]:
     """Return what went over each connection, one after the other; `tx` is to the server. Raises NoCapture."""
-    if data[:4] == _PCAPNG:
-        raise NoCapture("this is pcapng 请另存为 pcap: save it as pcap in Wireshark, or `editcap -F pcap IN OUT`")
-    order = _MAGIC[data[:4]]
-    if len(data) < _HEADER_BYTES:
-        raise NoCapture("the capture ends within its header 抓包文件不完整")
-    (link,) = struct.unpack_from(f"{order}I", data, 20)
-    link &= 0xFFFF  # the upper half says how long checksums are
-    if link not in _LINK_BYTES:
-        raise NoCapture(f"link type {link} is not known 不支持的链路类型: capture on Ethernet, or `tcpdump -i any`")
+    if len(data) >= FILE_BYTES_MAX:
+        raise NoCapture(
+            f"a capture of {FILE_BYTES_MAX >> 20} MiB or more 抓包文件太大: capture fewer packets (`-c 500`), or keep"
+            " some of them: `editcap -r IN OUT 1-500`"
+        )
     connections: dict[frozenset[bytes], list[Chunk]] = {}
     expected: dict[tuple[bytes, bytes], int] = {}
     servers: dict[frozenset[bytes], bytes] = {}
+    strangers: set[int] = set()
     total = 0
-    for packet in _packets(data, order):
-        segment = _segment(packet, link)
+    for packet in packets(data):
+        if packet.link not in _LINK_BYTES:
+            strangers.add(packet.link)
+            continue
+        segment = _segment(packet.data, packet.link)
         if segment is None:
             continue
         ends = frozenset((segment.source, segment.target))
@@ -67,17 +55,12 @@ def chunks(data: bytes) -> list[Chunk]:
                 raise NoCapture(f"more than {BYTES_MAX} bytes of TCP 数据太长: capture fewer packets (`-c 500`)")
             _add(connections.setdefault(ends, []), fresh, is_request=segment.target == servers[ends])
     found = [chunk for connection in connections.values() for chunk in connection]
+    if not found and strangers:
+        links = ", ".join(map(str, sorted(strangers)))
+        raise NoCapture(f"link type {links} is not known 不支持的链路类型: capture on Ethernet, or `tcpdump -i any`")
     if not found:
         raise NoCapture("no bytes of TCP in this capture 抓包中没有 TCP 数据: capture with `tcpdump -w FILE port 502`")
     return found
-
-
-def _packets(data: bytes, order: str) -> Iterator[bytes]:
-    at = _HEADER_BYTES
-    while at + 16 <= len(data):
-        (size,) = struct.unpack_from(f"{order}I", data, at + 8)
-        yield data[at + 16 : at + 16 + size]
-        at += 16 + size
 
 
 def _segment(packet: bytes, link: int) -> _Segment | None:

@@ -9,6 +9,7 @@ Who calls `move` has been told in words which valve goes where (`agent.technicia
 writes to a meter (`tests/agent/test_reads_only.py`).
 """
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
@@ -127,11 +128,16 @@ class ValveStation:
         opener: Callable[[LineSettings], Any] = open_port,
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
+        chance: Callable[[], float] = random.random,
     ) -> None:
-        """The plan's meter speaks CJ/T 188 (`valve_words.obstacle` has said so)."""
+        """The plan's meter speaks CJ/T 188 (`valve_words.obstacle` has said so).
+
+        `chance` is from 0 up to 1: a late answer to the process before us must not name the number of our request.
+        """
         self.plan = plan
         self._spec: Cjt188Spec = plan.profile.spec
         self._meter: cjt188_dialogue.Station = plan.address
+        self._meter.count_from(int(chance() * 0x100))
         self._clock = clock
         self._pause = pause
         self._trace = Trace(opener=opener, monotonic=monotonic)

@@ -3,26 +3,22 @@
 import contextlib
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agent.exit_codes import ExitCode
-from agent.options import finite
-from agent.technician.cli import (
+from agent.options import JsonOption, finite
+from agent.technician.cli import Given, fail, new_console, plan_of, print_json
+from agent.technician.options import (
     AddressOption,
     BaudrateOption,
-    Given,
-    JsonOption,
+    ConfigOption,
+    MeterArgument,
     ParityOption,
     PortOption,
     StopBitsOption,
     TimeoutOption,
-    fail,
-    new_console,
-    plan_of,
-    print_json,
 )
 from agent.technician.valve_words import Action
 
@@ -45,10 +41,8 @@ def _group() -> None:
 @app.command()
 def valve(
     action: Annotated[Action, typer.Argument(help="open 开阀, close 关阀, or status 状态, which moves nothing.")],
-    meter: Annotated[str | None, typer.Argument(help="With -c: the meter's id, or its address. 表号")] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="The configuration that knows meter and line. 配置文件")
-    ] = None,
+    meter: MeterArgument = None,
+    config: ConfigOption = None,
     port: PortOption = None,
     profile: Annotated[
         str | None, typer.Option("--profile", help="A profile that names valve commands, or a file. 型号")

@@ -1,6 +1,5 @@
 """Who moved which valve when, and what the meter said: a log line and a line in a file beside the store."""
 
-import datetime
 import logging
 import os
 import pwd
@@ -10,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.clock import Clock
+from protocols.contract import instant
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +34,7 @@ class ValveRecord:
         log.info("%s %s", event, text)
         if self._file is None:
             return
-        at = datetime.datetime.fromtimestamp(self._clock.now().wall_ms / 1000, datetime.UTC)
-        line = {"at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "event": event, **told}
+        line = {"at": instant(self._clock.now().wall_ms), "event": event, **told}
         self._make_room(self._file)
         with self._file.open("ab") as file:
             file.write(msgspec.json.encode(line) + b"\n")

@@ -5,10 +5,12 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from partners.scapy_capture import ETHERNET, RAW_IP, written
 from typer.testing import CliRunner
 
 from agent.cli import app
-from agent.technician import decoding, modbus_wire, pasted, pcap
+from agent.technician import cli, decoding, modbus_wire, pasted, pcap
+from agent.technician.packets import NoCapture, is_capture
 from protocols import profile
 
 REQUEST = modbus_wire.encode(bytes.fromhex("11 03 02 04 00 04 06 E0"), "tcp", transaction=9)
@@ -72,7 +74,7 @@ BOTH = [("tx", REQUEST), ("rx", ANSWER)]
 @pytest.mark.parametrize("nanoseconds", [False, True])
 def test_an_exchange_comes_out_of_every_kind_of_capture(link, order, nanoseconds):
     data = capture(*exchange(), link=link, order=order, nanoseconds=nanoseconds)
-    assert pcap.is_capture(data)
+    assert is_capture(data)
     assert bytes_of(data) == BOTH
 
 
@@ -116,10 +118,12 @@ def test_the_server_is_known_without_its_port_where_the_connection_was_seen_to_o
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"\x0a\x0d\x0d\x0a" + bytes(100), "pcapng"),
+        (b"\x0a\x0d\x0d\x0a" + bytes(100), "byte order"),
         (capture()[:10], "within its header"),
+        (capture(*exchange())[:-1], "at byte .*of 71 bytes of a packet 70 are there"),
         (capture(), "no bytes of TCP"),
-        (capture()[:20] + struct.pack("<I", 147), "link type 147"),
+        (capture()[:20] + struct.pack("<I", 147) + capture(*exchange())[24:], "link type 147"),
+        (capture() + bytes(pcap.FILE_BYTES_MAX), "1 MiB or more"),
         (
             capture(*[ipv4(MASTER, METER, tcp(MASTER, METER, 1 + 60_000 * n, bytes(60_000))) for n in range(2)]),
             "more than",
@@ -127,7 +131,7 @@ def test_the_server_is_known_without_its_port_where_the_connection_was_seen_to_o
     ],
 )
 def test_what_cannot_be_read_says_what_to_do(data, says):
-    with pytest.raises(pcap.NoCapture, match=says):
+    with pytest.raises(NoCapture, match=says):
         pcap.chunks(data)
 
 
@@ -140,9 +144,70 @@ def test_no_damage_breaks_the_reader(data):
     broken = bytes(broken[: data.draw(st.integers(4, len(broken)))])
     try:
         found = pcap.chunks(broken)
-    except pcap.NoCapture:
+    except NoCapture:
         return
     decoding.decode(found)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_what_two_interfaces_of_a_pcapng_saw_is_one_exchange(tmp_path, order):
+    """The master's side of a router and the meter's, and a Bluetooth adapter: by time, once, and in order."""
+    opening, ask, answer = exchange()
+    head = LINKS["ethernet"][1]
+
+    def write(file):
+        for link in (ETHERNET, RAW_IP, 201):
+            file.interface(link)
+        file.packet(b"\2\0" + ask, interface=2, ticks=1)
+        for ticks, packet in ((5, answer), (3, ask), (1, opening)):
+            file.packet(packet, interface=1, ticks=ticks)
+        for ticks, packet in ((2, opening), (4, ask), (6, answer)):
+            file.packet(head + packet, ticks=ticks, comment="again", flags=2)
+
+    assert bytes_of(written(tmp_path, write=write, order=order)) == BOTH
+
+
+def test_a_pcapng_of_unknown_links_names_them(tmp_path):
+    def write(file):
+        for number, link in enumerate((201, 147)):
+            file.interface(link)
+            file.packet(b"any", interface=number)
+
+    with pytest.raises(NoCapture, match="link type 147, 201 "):
+        pcap.chunks(written(tmp_path, write=write))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_damage_around_the_packets_never_makes_another_frame(tmp_path, order):
+    """Every byte that is not a packet's, damaged in three ways: an error, or what was sent, or less of it."""
+
+    def write(file):
+        file.interface(RAW_IP)
+        _, ask, answer = exchange()
+        file.packet(ask, ticks=1, flags=1)
+        file.simple(answer)
+
+    data = written(tmp_path, write=write, order=order)
+    starts = [(data.find(packet), packet) for packet in exchange()[1:]]
+    packets = {at for start, packet in starts for at in range(start, start + len(packet))}
+    refused = 0
+    for at in set(range(4, len(data))) - packets:
+        for mask in (0x01, 0x80, 0xFF):
+            broken = bytearray(data)
+            broken[at] ^= mask
+            try:
+                assert set(bytes_of(bytes(broken))) <= set(BOTH), (at, mask)
+            except NoCapture:
+                refused += 1
+    assert refused > 100
+
+
+def test_a_longer_file_than_is_read_is_refused_before_its_end_is_missed(tmp_path):
+    assert cli.FILE_BYTES_MAX >= pcap.FILE_BYTES_MAX, "what is cut off at that size must not look like a whole capture"
+    file = tmp_path / "long.pcap"
+    file.write_bytes(capture(*exchange()) + capture(*[b"\xff" * 60_000] * 20)[24:])
+    result = CliRunner().invoke(app, ["decode", "--file", str(file)])
+    assert (result.exit_code, "1 MiB or more" in result.output) == (2, True)
 
 
 def test_a_capture_is_decoded_as_what_it_holds(tmp_path):
@@ -154,6 +219,22 @@ def test_a_capture_is_decoded_as_what_it_holds(tmp_path):
     assert result.exit_code == 0, result.output
     for words in ("Modbus TCP request", ">>", "<<", "0.127113 m³"):
         assert words in result.output
-    file.write_bytes(b"\x0a\x0d\x0d\x0a")
+    file.write_bytes(file.read_bytes()[:-1])
     result = CliRunner().invoke(app, ["decode", "--file", str(file)])
     assert (result.exit_code, "editcap" in result.output) == (2, True)
+
+
+def test_a_capture_of_wireshark_is_decoded(tmp_path):
+    def write(file):
+        file.interface()
+        for number, packet in enumerate(exchange()):
+            file.packet(LINKS["ethernet"][1] + packet, ticks=number)
+
+    file = tmp_path / "meter.pcapng"
+    file.write_bytes(written(tmp_path, write=write))
+    arguments = ["decode", "--file", str(file), "--profile", "usw-dn15-40"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
+    assert (result.exit_code, "0.127113 m³" in result.output) == (0, True), result.output
+    file.write_bytes(file.read_bytes()[:-7])
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, "cut off or damaged at byte" in result.output) == (2, True), result.output

@@ -77,9 +77,10 @@ class Meter:
             self.port.arrive(self.clock.now_s + 0.06, answer)
 
 
-def station_of(meter, plan=None):
+def station_of(meter, plan=None, **options):
     return ValveStation(
         plan or plan_of(spec=meter.spec),
+        **options,
         clock=SystemClock(),
         opener=meter.port.open,
         monotonic=meter.clock.monotonic,
@@ -111,7 +112,40 @@ class TestMove:
     def test_every_request_has_its_own_number(self):
         _, meter = move()
         serials = [frame.serial for frame in meter.heard]
-        assert serials == list(range(len(serials)))
+        assert serials == [(serials[0] + number) % 256 for number in range(len(serials))]
+
+    def test_the_first_number_is_left_to_chance(self):
+        """The process before us began with one of its own; a late answer to it must not fit ours."""
+        numbers = set()
+        for _ in range(8):
+            _, meter = move()
+            numbers.add(meter.heard[0].serial)
+        assert len(numbers) > 1
+
+    @pytest.mark.parametrize("asked", ["reading", "command"])
+    def test_a_late_answer_to_the_process_before_is_not_taken(self, asked):
+        """It asked the same, began at 00 and was stopped; its answer comes in time for our request, ours never."""
+        meter = Meter(VirtualClock(), moves_s=1e9)
+        late = Meter(VirtualClock(), status=cjt188_data.status_of(SPEC, ("valve_closed",)))
+        predecessor = station_of(late, chance=lambda: 0.0)
+        predecessor.move(CLOSED, limit_s=0)
+        answered = {
+            request.control: cjt188_dialogue.respond(
+                SPEC, request, address=METER, totals_ml={cjt188_data.CURRENT: 99_000_000}, status=late.status
+            )
+            for request in late.heard[:2]
+        }
+        assert [request.serial for request in late.heard[:2]] == [0, 1]
+        wanted = 0x01 if asked == "reading" else 0x04
+        meter.rewrite = lambda request, answer: answered[wanted] if request.control == wanted else answer
+        report = station_of(meter, chance=lambda: 0.5).move(CLOSED, limit_s=0)
+        if asked == "reading":
+            assert report.before.error.reason == "wrong_answer"
+            assert report.command is None
+        else:
+            assert (report.command.reason, report.command.status) == ("wrong_answer", None)
+        assert meter.heard[0].serial == 0x80
+        assert not report.is_confirmed
 
     def test_without_any_answer_nothing_is_sent(self):
         report, meter = move(lose=range(100))

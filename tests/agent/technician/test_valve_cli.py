@@ -10,7 +10,7 @@ import time
 
 import msgspec
 import pytest
-from partners.processes import Running, shuiwang
+from partners.processes import Running, run_shuiwang, shuiwang
 
 from agent.exit_codes import ExitCode
 from gateway.clock import SystemClock
@@ -55,11 +55,8 @@ address = "{address}"
 """
 
 
-@contextlib.contextmanager
 def village(more="", *, name="cjt188-water-valve"):
-    text = HOME.format(profile=name, address=METER, more=more)
-    with Village(parse(text, where="test"), clock=SystemClock()) as running:
-        yield running
+    return Village(parse(HOME.format(profile=name, address=METER, more=more), where="test"), clock=SystemClock())
 
 
 def valve_of(running):
@@ -75,10 +72,8 @@ def on(port, *more, name="cjt188-water-valve"):
     return ["--port", port, "--profile", name, "--address", METER, *line, *more]
 
 
-def run(*arguments, stdin=subprocess.DEVNULL):
-    return subprocess.run(
-        shuiwang("valve", *arguments), capture_output=True, text=True, timeout=50, check=False, stdin=stdin
-    )
+def run(*arguments, **options):
+    return run_shuiwang("valve", *arguments, **options)
 
 
 def told(*arguments):
