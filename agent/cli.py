@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from agent import logs
 from agent.exit_codes import ExitCode
+from agent.options import JsonOption
 from protocols.errors import ProfileError, ShuiwangError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ TECHNICIAN = {
     "replay": "agent.technician.field_cli",
     "doctor": "agent.technician.field_cli",
     "valve": "agent.technician.valve_cli",
+    "history": "agent.technician.history_cli",
     "absence": "agent.absence_cli",
     "backtest": "agent.backtest.cli",
     "advise": "agent.backtest.cli",
@@ -71,7 +73,6 @@ ConfigOption = Annotated[
     Path,
     typer.Option("--config", "-c", help="The configuration, one TOML file.", envvar="SHUIWANG_CONFIG"),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 FastClockOption = Annotated[
     str | None,
     typer.Option("--fast-clock", metavar="RATE@REAL_MS:SHOWN_MS", help="A fast clock for demonstrations.", hidden=True),
@@ -166,6 +167,8 @@ def simulate(
         asyncio.run(run_simulator(village, _clock(fast_clock), on_ready=typer.echo))
     except (ShuiwangError, ValueError) as error:
         _fail(ExitCode.CONFIGURATION, str(error))
+    except BrokenPipeError:  # stdout, not the port
+        raise
     except OSError as error:
         _fail(ExitCode.PORT, str(error))
 
@@ -187,25 +190,29 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without Chinese still gets the English
     try:
-        with contextlib.suppress(BrokenPipeError):
-            app()
+        app()
     except OSError as error:
         if error.filename is None and error.errno in _OUTPUT_LOST:
-            _end_without_output(ExitCode.USAGE, error)
+            _end_without_output(None, error)
         raise
     except SystemExit as end:
+        if end.code == ExitCode.BUG and isinstance(end.__context__, BrokenPipeError):
+            _end_without_output(None, end.__context__)  # typer and rich end with 1 where nobody reads any more
         try:
             sys.stdout.flush()
         except OSError as error:
-            _end_without_output(end.code or ExitCode.USAGE, error)
+            _end_without_output(end.code, error)
         raise
 
 
 def _end_without_output(code: object, error: OSError) -> NoReturn:
     """End the process where stdout takes nothing more; an exit code that says more than that stands."""
+    if isinstance(error, BrokenPipeError):
+        os._exit(code if isinstance(code, int) and code else ExitCode.OUTPUT_CLOSED)
     with contextlib.suppress(OSError):
         print(f"the output cannot be written 无法输出: {error.strerror}", file=sys.stderr, flush=True)  # noqa: T201
-    os._exit(code if isinstance(code, int) else ExitCode.BUG)  # else what is in the buffer would be tried once more
+    # Not sys.exit: what is in the buffer would be tried once more.
+    os._exit(code if isinstance(code, int) and code else ExitCode.USAGE)
 
 
 def _load(path: Path) -> "Config":

@@ -10,18 +10,8 @@ from typing import Final
 
 import msgspec
 
-from gateway.village_file import (
-    AnyFault,
-    Dead,
-    FlippedBit,
-    Garbage,
-    Late,
-    MeterPlan,
-    Noise,
-    Refusal,
-    ValveKind,
-    WrongUnit,
-)
+from gateway.village_faults import AnyFault, Dead, FlippedBit, Garbage, Late, Noise, Refusal, WrongUnit
+from gateway.village_file import MeterPlan, ValveKind
 from gateway.wire import Answer, Responder
 from protocols import cjt188, cjt188_data, cjt188_dialogue, mbus, mbus_data, mbus_dialogue, modbus, registers
 from protocols.errors import UsageError
@@ -169,7 +159,8 @@ class ModbusResponder:
 
 
 class Cjt188Responder:
-    """CJ/T 188 meters: they tell their current total and their address, and refuse everything else, writes included.
+    """CJ/T 188 meters: they tell their current total, their address and the totals of settlement days that the village
+    file lists, and refuse everything else, writes included.
 
     Where the profile names valve commands the meter has a valve that takes them, in its own name alone.
     To the address AAAAAAAAAAAAAA all of them answer, and therefore collide where the line has more than one.
@@ -226,10 +217,13 @@ class Cjt188Responder:
     ) -> tuple[bytes, cjt188.Frame, int | None] | None:
         """Return a healthy meter's preamble and frame, and the volume that the frame tells; None where it is silent."""
         spec: cjt188_data.Cjt188Spec = meter.plan.profile.spec
-        address = meter.plan.address.address
-        totals_ml = {cjt188_data.CURRENT: meter.shown_ml(wall_ms)}
+        address, settled_ml = meter.plan.address.address, meter.plan.settled_ml
+        shown_ml = meter.shown_ml(wall_ms)
+        totals_ml = {cjt188_data.CURRENT: shown_ml} | {month: total or 0 for month, total in settled_ml.items()}
         status = cjt188_data.status_of(spec, () if meter.valve.is_open(wall_ms) else ("valve_closed",))
+        last_ml = totals_ml.get(cjt188_data.SETTLED_MONTHS[0], 0)
         try:
+            current = cjt188_data.encode(spec, spec.fields, total_ml=shown_ml, settled_ml=last_ml, status=status)
             sent = cjt188_dialogue.respond(spec, request, address=address, totals_ml=totals_ml, status=status)
         except UsageError:  # more than its digits hold
             sent = cjt188_dialogue.respond(spec, request, address=address, totals_ml={}, status=status)
@@ -238,7 +232,14 @@ class Cjt188Responder:
         start, frame = next(cjt188.find_frames(sent))
         if frame.is_abnormal or request.control != cjt188.READ_DATA:
             return sent[:start], frame, None
-        return sent[:start], frame, cjt188_data.decode(spec, spec.fields, frame.content).total_ml
+        wire = request.data[:2]
+        (identifier,) = {int.from_bytes(wire, "big"), int.from_bytes(wire, "little")} & totals_ml.keys()
+        if identifier == cjt188_data.CURRENT:
+            frame = msgspec.structs.replace(frame, data=frame.data[:3] + current)
+            return sent[:start], frame, cjt188_data.decode(spec, spec.fields, current).total_ml
+        if settled_ml[identifier] is None:
+            frame = msgspec.structs.replace(frame, data=frame.data[:3] + b"\xff" * len(frame.content))
+        return sent[:start], frame, None
 
 
 class MbusResponder:

@@ -9,6 +9,7 @@ import enum
 import re
 import tomllib
 import zoneinfo
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -26,7 +27,9 @@ from gateway.usage import (
     read_replay,
     wall_ms_of,
 )
+from gateway.village_faults import FAULTS, AnyFault, Fault, WrongUnit
 from protocols import profile as profiles
+from protocols.cjt188_data import SETTLED_MONTHS, knows_past
 from protocols.errors import ProfileError
 from protocols.registers import UNIT_ML, VOLUME_ML_MAX
 
@@ -35,67 +38,8 @@ TIMEZONE: Final = "Asia/Shanghai"
 SINCE: Final = datetime.datetime(2026, 1, 1)  # noqa: DTZ001 (local time wherever the village is)
 
 DecimalText = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,10}(\.[0-9]+)?$")]
-
-
-class Fault(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    tag_field="kind",
-    rename={"start": "from", "end": "to"},
-):
-    """Something that goes wrong with one meter, from `start` on and before `end` (village time).
-
-    `rate` is the share of its answers that it strikes.
-    """
-
-    start: datetime.datetime | None = None
-    end: datetime.datetime | None = None
-    rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-
-
-class Dead(Fault, frozen=True, kw_only=True, tag="dead"):
-    """The meter does not answer."""
-
-
-class Refusal(Fault, frozen=True, kw_only=True, tag="exception"):
-    """The meter refuses with this code of its protocol."""
-
-    code: Annotated[int, msgspec.Meta(ge=1, le=255)]
-
-
-class Garbage(Fault, frozen=True, kw_only=True, tag="garbage"):
-    """As many random bytes as the answer would have."""
-
-
-class FlippedBit(Fault, frozen=True, kw_only=True, tag="flip_bit"):
-    """One bit of the answer is wrong."""
-
-
-class Late(Fault, frozen=True, kw_only=True, tag="late"):
-    """The answer comes so many real milliseconds later than usual."""
-
-    late_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)]
-
-
-class WrongUnit(Fault, frozen=True, kw_only=True, tag="wrong_unit"):
-    """The answer is good, but names another meter."""
-
-    address: str
-
-
-class Noise(Fault, frozen=True, kw_only=True, tag="noise"):
-    """So many random bytes before and after the answer."""
-
-    before: Annotated[int, msgspec.Meta(ge=0, le=100)] = 1
-    after: Annotated[int, msgspec.Meta(ge=0, le=100)] = 1
-
-
-AnyFault = Dead | Refusal | Garbage | FlippedBit | Late | WrongUnit | Noise
-_FAULTS: Final[dict[str, type[Fault]]] = {
-    str(fault.__struct_config__.tag): fault for fault in (Dead, Refusal, Garbage, FlippedBit, Late, WrongUnit, Noise)
-}
+# A total of a settlement day; or the meter leaves it empty, or refuses it.
+SettledText = Annotated[str, msgspec.Meta(pattern=r"^([0-9]{1,10}(\.[0-9]+)?|empty|refused)$")]
 
 
 class LineTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,6 +75,7 @@ class MeterTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     answer_delay_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 5
     valve: ValveKind = ValveKind.OBEYS
     valve_moves_ms: Annotated[int, msgspec.Meta(ge=0, le=600_000)] = 1000
+    settled_m3: Annotated[tuple[SettledText, ...], msgspec.Meta(max_length=len(SETTLED_MONTHS))] = ()
     csv: str | None = None
     usage: tuple[str, ...] | None = None
     since: datetime.datetime | None = None
@@ -155,7 +100,10 @@ class VillageTables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class MeterPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One meter, ready to be simulated. `address` is what the profile's protocol makes of it."""
+    """One meter, ready to be simulated. `address` is what the profile's protocol makes of it.
+
+    `settled_ml` holds the totals of settlement days by CJ/T 188 identifier, None for one that the meter leaves empty.
+    """
 
     id: str
     profile: profiles.Profile
@@ -164,6 +112,7 @@ class MeterPlan(msgspec.Struct, frozen=True, kw_only=True):
     answer_delay_s: float
     valve: ValveKind
     valve_moves_ms: int
+    settled_ml: Mapping[int, int | None]
     faults: tuple[tuple[Interval, AnyFault], ...]
 
 
@@ -205,13 +154,14 @@ _RIGHT: Final = {
     "answer_delay_ms": "0 to 10000",
     "valve": "one of " + ", ".join(f'"{kind}"' for kind in ValveKind),
     "valve_moves_ms": "0 to 600000",
+    "settled_m3": 'up to twelve totals, the latest first, such as ["12.34", "empty", "refused"]',
     "csv": "the path of a file with the columns timestamp,litres",
     "usage": 'a list of draws such as ["06:30 8 L", "12:00 15 L in 5 min"]; [] for an empty home',
     "drip_l_h": 'litres per hour as an exact decimal in quotes, such as "0.5"',
     "vary_percent": f"0 to {VARY_PERCENT_MAX}",
     "vary_min": f"0 to {VARY_MIN_MAX}",
-    "fault": 'a table [[meter.fault]] with kind = "' + '", "'.join(_FAULTS) + '"',
-    "kind": " or ".join(f'"{kind}"' for kind in _FAULTS),
+    "fault": 'a table [[meter.fault]] with kind = "' + '", "'.join(FAULTS) + '"',
+    "kind": " or ".join(f'"{kind}"' for kind in FAULTS),
     "rate": "more than 0.0, at most 1.0",
     "code": "1 to 255",
     "late_ms": "1 to 60000",
@@ -283,6 +233,7 @@ def _plan(
         answer_delay_s=table.answer_delay_ms / 1000,
         valve=table.valve,
         valve_moves_ms=table.valve_moves_ms,
+        settled_ml=_settled_ml(table, profile, f"{place}: settled_m3"),
         faults=tuple((_interval(f.start, f.end, timezone, f"{place}: fault: to"), f) for f in table.fault),
     )
 
@@ -327,6 +278,20 @@ def _register(
     )
 
 
+def _settled_ml(table: MeterTable, profile: profiles.Profile, where: str) -> dict[int, int | None]:
+    if table.settled_m3 and profile.head.protocol != "cjt188":
+        raise VillageError(f"{where}: CJ/T 188 meters alone have settlement days; right would be to leave it out")
+    if table.settled_m3 and not knows_past(profile.spec):
+        raise VillageError(
+            f"{where}: how {profile.name} shows past totals is not known; right would be to leave it out"
+        )
+    return {
+        identifier: None if text == "empty" else _millilitres(text, "m3", where)
+        for identifier, text in zip(SETTLED_MONTHS, table.settled_m3, strict=False)
+        if text != "refused"
+    }
+
+
 def _millilitres(text: str, unit: str, where: str) -> int:
     whole, _, fraction = text.partition(".")
     digits = len(str(UNIT_ML[unit])) - 1
@@ -367,7 +332,7 @@ def _check_keys(tables: dict[str, Any], kind: type[msgspec.Struct], where: str) 
         elif key in {"meter", "fault"} and isinstance(value, list):
             for number, entry in enumerate(value, 1):
                 if isinstance(entry, dict):
-                    inner = MeterTable if key == "meter" else _FAULTS.get(str(entry.get("kind")))
+                    inner = MeterTable if key == "meter" else FAULTS.get(str(entry.get("kind")))
                     if inner is not None:
                         _check_keys(entry, inner, f"{where}: {key} {number}")
 

@@ -18,11 +18,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from partners.virtual_line import VirtualClock, VirtualPort, skip_real_pauses, virtual_line
 
-from agent.technician import scan_probe
+from agent.technician import history_records, scan_probe
+from agent.technician.history import HistoryStation
+from agent.technician.reading import Plan
+from gateway.clock import SystemClock
+from gateway.line import LineSettings
 from gateway.meters import MeterReader
 from gateway.responder import RESPONDERS, SimulatedMeter
 from gateway.village_file import parse
-from protocols import modbus, profile
+from protocols import cjt188, cjt188_data, cjt188_dialogue, modbus, profile
 from protocols.errors import MeterError, ProfileError
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +183,46 @@ def test_whatever_the_meter_does_the_reader_only_reads(name, address, fault, mon
     assert all(is_read(plan.profile.head.protocol, data) for data in sent)
 
 
+@pytest.mark.parametrize("fault", ["", "dead", "exception", "garbage", "wrong_unit", "flip_bit"])
+@pytest.mark.parametrize("address", [ADDRESSES["cjt188"], cjt188.BROADCAST])
+@pytest.mark.parametrize("name", [name for name in profile.built_in_names() if name.startswith("cjt188-")])
+def test_whatever_the_meter_does_its_memory_is_only_read(name, address, fault):
+    """`shuiwang history` with every identifier that it knows, the meter's address asked first where it is not given."""
+    more = {"exception": "code = 2\n", "wrong_unit": 'address = "00000805000009"\n', "flip_bit": "rate = 0.5\n"}
+    text = f'[[meter]]\nprofile = "{name}"\naddress = "{ADDRESSES["cjt188"]}"\nusage = []\n'
+    text += 'settled_m3 = ["3", "empty", "refused", "1"]\n'
+    text += f'[[meter.fault]]\nkind = "{fault}"\n{more.get(fault, "")}' if fault else ""
+    (simulated,) = parse(text, where="v").meters
+    responder = RESPONDERS["cjt188"]([SimulatedMeter(simulated, chance=random.Random(3))])
+    clock, sent = VirtualClock(), []
+    port = VirtualPort(clock)
+
+    def hear(data):
+        sent.append(data)
+        responder.pause()
+        for answer in responder.hear(data, wall_ms=0):
+            port.arrive(clock.now_s + 0.05, answer.before + answer.frame + answer.after)
+
+    port.on_write = hear
+    plan = Plan(
+        meter="m",
+        line=LineSettings(name="line", port="/dev/virtual"),
+        profile=simulated.profile,
+        address=simulated.profile.parse_address(address),
+        address_text=address,
+        timeout_ms=100,
+        retries=1,
+    )
+    station = HistoryStation(
+        plan, clock=SystemClock(), opener=port.open, monotonic=clock.monotonic, pause=clock.pause, chance=lambda: 0.9
+    )
+    identifiers = history_records.parse_records("901F,D120-D12B,D200-D203,D300,D3FF,D400,D4FF")
+    report = station.read(identifiers)
+    assert report.remembers or fault
+    assert sent
+    assert all(is_read("cjt188", data) for data in sent)
+
+
 # What a profile may say that reaches the wire, and what it may try: whole frames that close a valve in its header.
 EVIL = ("6810010000050800000404A0170099DE16", "0106001C0002C9CD", "6804046853055101AA16", "3A3131303630303143", "68")
 HEX_BYTES = st.binary(max_size=9).map(bytes.hex)
@@ -279,6 +323,31 @@ def test_whatever_a_profile_says_only_reads_go_out(said):
         sent = next(dialogue).encode()
         assert is_read(protocol, sent)
         assert not what_a_meter_could_obey(sent)
+
+
+TOTALS = st.sampled_from([cjt188_data.CURRENT, *cjt188_data.SETTLED_MONTHS, *cjt188_data.HISTORY, *cjt188_data.FREEZES])
+
+
+@given(CJT188_SPECS, CJT188_ADDRESSES, TOTALS, st.integers(0, 255))
+@example({"tx_prefix": EVIL[0]}, "00000805000001", 0xD368, 0x68)
+@example({}, f"{EVIL[0]}:00000805000001", 0xD468, 0x16)
+@example({"di_order": "1F90", "preamble_bytes": 0}, "00000805000001", 0xD468, 0x68)
+def test_whatever_a_profile_says_its_meters_memory_is_only_read(table, address_text, identifier, serial):
+    """The requests of `shuiwang history`: each total that a meter can remember, and its address."""
+    try:
+        spec = msgspec.convert(table, cjt188_data.Cjt188Spec)
+        station = cjt188_dialogue.parse_address_of(spec, address_text)
+    except (msgspec.ValidationError, ProfileError):
+        return
+    station.count_from(serial)
+    for _ in range(3):  # a probing profile turns
+        for dialogue in (
+            cjt188_dialogue.read(spec, station, identifier),
+            cjt188_dialogue.read_address(spec, station),
+        ):
+            sent = next(dialogue).encode()
+            assert is_read("cjt188", sent)
+            assert not what_a_meter_could_obey(sent)
 
 
 def test_a_profile_that_closes_a_valve_is_refused():

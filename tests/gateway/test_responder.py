@@ -241,6 +241,47 @@ def test_a_cjt188_profile_reads_what_its_simulated_meter_shows(name, shown_ml):
     assert meter.counts.requests == 1
 
 
+def settled_line(settled, *, name="cjt188-water", start="123.45"):
+    text = f'[[meter]]\nprofile = "{name}"\naddress = "{FIRST}"\nstart_m3 = "{start}"\nusage = []\n'
+    meters = [
+        SimulatedMeter(plan, chance=random.Random(5))
+        for plan in parse(text + f"settled_m3 = {settled}\n", where="v").meters
+    ]
+    return Cjt188Responder(meters), meters[0]
+
+
+@pytest.mark.parametrize("name", ["cjt188-water", "cjt188-water-1f90", "cjt188-water-probe", "cjt188-short"])
+def test_a_meter_tells_the_totals_of_its_settlement_days(name):
+    responder, meter = settled_line(["120.50", "empty", "refused", "99.99"], name=name)
+    spec, said = meter.plan.profile.spec, []
+    for identifier in range(0xD120, 0xD125):
+        try:
+            record, answers = cjt_read(
+                responder,
+                spec=spec,
+                generator=lambda spec, station, month=identifier: cjt188_dialogue.read(spec, station, month),
+            )
+        except MeterRefused:
+            said.append("refused")
+        else:
+            said.append(record.total_ml)
+            assert answers[-1].volume_ml is None, "no total of today is told"
+    assert said == [120_500_000, None, "refused", 99_990_000, "refused"]
+    current, _ = cjt_read(
+        responder, spec=spec, generator=lambda spec, station: cjt188_dialogue.read(spec, station, 0x901F)
+    )
+    assert (current.total_ml, current.settled_ml) == (
+        123_450_000,
+        120_500_000 if name.startswith("cjt188-water") else None,
+    )
+
+
+def test_a_total_of_a_settlement_day_with_more_digits_than_the_meter_has_is_refused():
+    responder, _ = settled_line(["1234567.00"])
+    with pytest.raises(MeterRefused):
+        cjt_read(responder, generator=lambda spec, station: cjt188_dialogue.read(spec, station, 0xD120))
+
+
 def test_a_single_meter_tells_its_address_and_two_tell_it_at_once():
     for names in (["cjt188-water"], ["cjt188-water", "cjt188-water-1f90"]):
         responder, _ = line(names=names)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway.usage import Interval, VillageError, wall_ms_of
-from gateway.village_file import _RIGHT, AnyFault, Dead, FlippedBit, LineTable, load, parse
+from gateway.village_faults import AnyFault, Dead, FlippedBit
+from gateway.village_file import _RIGHT, LineTable, load, parse
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "village.example.toml"
@@ -98,7 +99,20 @@ def test_paths_count_from_the_file(tmp_path):
     assert plan.meters[0].register.volume_ml(10**13) == 8000
 
 
+def test_totals_of_settlement_days_are_exact_and_may_be_missing():
+    home = '[[meter]]\nprofile = "cjt188-water"\naddress = "00000805000001"\nusage = []\n'
+    (meter,) = parse(home + 'settled_m3 = ["12.34", "empty", "refused", "0"]\n', where="v").meters
+    assert meter.settled_ml == {0xD120: 12_340_000, 0xD121: None, 0xD123: 0}
+    assert parse(home, where="v").meters[0].settled_ml == {}
+
+
+CJT188 = '[[meter]]\nprofile = "cjt188-water"\naddress = "00000805000001"\nusage = []\n'
 MISTAKES = [
+    (HOME + "settled_m3 = ['1']\n", "v: meter 1: settled_m3: CJ/T 188 meters alone"),
+    (CJT188 + "settled_m3 = ['none']\n", 'v: meter 1: settled_m3 1: .*"empty", "refused"'),
+    (CJT188 + "settled_m3 = [1.5]\n", 'v: meter 1: settled_m3 1: Expected `str`.*"empty", "refused"'),
+    (CJT188 + "settled_m3 = ['0.0000001']\n", "v: meter 1: settled_m3: 0.0000001 is finer than a millilitre"),
+    (CJT188 + f"settled_m3 = {['1'] * 13}\n", "v: meter 1: settled_m3: .*up to twelve"),
     ("[[meter", "v: "),
     ("", "v: meter: .*at least one table"),
     ("meter = []", "v: meter: .*at least one table"),
