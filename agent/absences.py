@@ -6,6 +6,9 @@ The rules:
 2. Each has an end. It stands from `start_ms` on, until its time is over, water is used (absences alone), or somebody
    says that it is over, whichever is first.
 3. What has ended is remembered for a while: a rebuild from stored readings must see the past as it was.
+4. What happens while the clock is not synced lies after all that a synced one has dated, and more is not known of it:
+   an absence that ends then ends at the newest such time. A rebuild finds everything before it as it was, nobody away
+   after it, and the silence begins in between.
 
 All times are wall clock (UTC, ms). Ask only with the time of a synced clock: an absence must not outlast its end
 because a clock runs behind, so with an unsynced one nobody is excused.
@@ -16,12 +19,12 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from protocols.absence import Absence
-from protocols.contract import AbsenceNotice, Daily, Ending
+from protocols.contract import ABSENCES_MAX, AbsenceNotice, Daily, Ending
 
-__all__ = ["Absence", "Absences", "minute_of_day"]
-
-# What ended is told to the county, and remembered, for so long: longer than any history that a rebuild reads again.
+# What ended is told to the county for so long: a week later it is history.
 TOLD_MS: Final = 7 * 86_400_000
+# What ended is remembered by count, as in the store: a clock that leaps ahead must not make all of it old. Within the
+# three days that a rebuild reads again a meter has a handful.
 ENDED_PER_METER_MAX: Final = 16
 
 
@@ -31,6 +34,7 @@ class Absences:
     def __init__(self, absences: Iterable[Absence] = ()) -> None:
         """`absences` in the order in which they were declared, those that ended as well."""
         self._of_meter: dict[str, list[Absence]] = {}
+        self._synced_ms = 0  # the newest time that a synced clock gave
         for absence in sorted(absences, key=lambda one: one.declared_ms):
             self._of_meter.setdefault(absence.meter, []).append(absence)
 
@@ -53,31 +57,50 @@ class Absences:
 
     # -- what changes them ------------------------------------------------------------------------------------------
 
-    def declare(self, absence: Absence) -> list[Absence]:
-        """Take up an absence; return the earlier ones that ended with it, to be stored."""
+    def heed(self, wall_ms: int) -> None:
+        """Take note of what a synced clock says. The newest word counts, not the highest: a clock may be set right."""
+        self._synced_ms = wall_ms
+
+    def declare(self, absence: Absence) -> tuple[Absence, list[Absence]]:
+        """Take up an absence; return it as it is kept, and all that changed, to be stored.
+
+        One of that id that is known already stays as it is: its command is repeated, and it may have ended since.
+        """
+        for known in self._of_meter.get(absence.meter, ()):
+            if known.id == absence.id:
+                return known, []
         ended = [
             self._put(_over(one, absence.declared_ms) or one.ended(Ending.REPLACED, at_ms=absence.declared_ms))
             for one in self._open(absence.meter)
-            if (one.daily is None) == (absence.daily is None) and one.id != absence.id
+            if (one.daily is None) == (absence.daily is None)
         ]
-        self._put(absence)
-        return ended
+        return self._put(absence), [*ended, absence]
 
     def end(self, meter: str, wall_ms: int, *, by: Ending, is_dated: bool = True) -> Absence | None:
-        """End what stands, and return it to be stored; None where nothing does.
+        """End what stands because somebody says so, and return it to be stored; None where nothing does.
 
-        Water that is used ends an absence that has begun. A command ends an absence, one that is to come too; where
-        there is none, the quiet hours. Where the clock is not synced (`is_dated`), whatever is open still stands.
+        It is the absence, one that is to come too; where there is none, the quiet hours. `is_dated`: whether the clock
+        is synced that says `wall_ms`.
         """
-        standing = [one for one in self._open(meter) if not is_dated or _over(one, wall_ms) is None]
-        away = [one for one in standing if one.daily is None and (by is not Ending.USE or one.start_ms <= wall_ms)]
-        if by is not Ending.USE:
-            away += [one for one in standing if one.daily is not None]
-        if not away:
-            return None
-        # A clock that runs ahead must not let it stand until then.
-        at_ms = wall_ms if is_dated else min(wall_ms, away[0].start_ms)
-        return self._put(away[0].ended(by, at_ms=at_ms))
+        for one in sorted(self._open(meter), key=lambda one: one.daily is not None):
+            at_ms = self._certain_ms(one, wall_ms, is_dated=is_dated)
+            if _over(one, at_ms) is None:
+                return self._put(one.ended(by, at_ms=at_ms))
+        return None
+
+    def end_by_use(self, meter: str, wall_ms: int, *, after_ms: int, is_dated: bool) -> Absence | None:
+        """End the absence in which a person used water, and return it to be stored; None where there is none.
+
+        The water ran between `after_ms` and `wall_ms`: it must have run after the absence began. Where the clock is not
+        synced it is enough that the absence may have begun: one that is ended in error costs a call, one that stands in
+        error a life.
+        """
+        for one in self._open(meter):
+            at_ms = self._certain_ms(one, wall_ms, is_dated=is_dated)
+            began_ms = after_ms if is_dated else max(wall_ms, at_ms)
+            if one.daily is None and one.start_ms <= began_ms and _over(one, at_ms) is None:
+                return self._put(one.ended(Ending.USE, at_ms=at_ms))
+        return None
 
     def expire(self, wall_ms: int) -> list[Absence]:
         """End those whose time is over; return them to be stored."""
@@ -97,10 +120,19 @@ class Absences:
     # -- what people ask --------------------------------------------------------------------------------------------
 
     def notices(self, wall_ms: int) -> tuple[AbsenceNotice, ...]:
-        """Return what the county is told: all that stand or are to come, and those that ended lately."""
-        every = (_over(one, wall_ms) or one for absences in self._of_meter.values() for one in absences)
+        """Return what the county is told: all that stand or are to come, and those that ended lately.
+
+        Where these are more than a birth may name, the newest of those that ended.
+        """
+        every = [_over(one, wall_ms) or one for absences in self._of_meter.values() for one in absences]
         told = [one for one in every if one.ended_ms is None or one.ended_ms > wall_ms - TOLD_MS]
-        return tuple(one.notice() for one in sorted(told, key=lambda one: (one.meter, one.start_ms)))
+        told.sort(key=lambda one: (one.ended_ms is not None, -(one.ended_ms or 0)))
+        named = sorted(told[:ABSENCES_MAX], key=lambda one: (one.meter, one.start_ms))
+        return tuple(one.notice() for one in named)
+
+    def _certain_ms(self, absence: Absence, wall_ms: int, *, is_dated: bool) -> int:
+        """Return what time it is, or was at least: an absence is declared by a synced clock only."""
+        return wall_ms if is_dated else max(self._synced_ms, absence.declared_ms)
 
     def _open(self, meter: str) -> list[Absence]:
         return [one for one in self._of_meter.get(meter, ()) if one.is_open]

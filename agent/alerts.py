@@ -6,6 +6,7 @@
    with enough use. Red ends with real use; where the county's rule still holds then, a new yellow episode begins.
 4. Red is repeated every `REMIND_MS`. Once somebody at the county has taken it in hand, or has been at the door, it is
    repeated every `REMIND_ACKNOWLEDGED_MS` as long as no water runs: somebody who was well yesterday may fall today.
+   What was said of it while it was yellow is no answer to the red one.
 5. A declared absence ends a low_usage, the removal of its meter any alert. Quiet hours hold back what would begin or
    escalate, but for 24 hours without any use.
 6. Every step carries the figures that led to it, a reason, and both in words (`agent.explanations`).
@@ -18,9 +19,10 @@ import msgspec
 
 from agent.detection.watch import ENDS, STANDS
 from agent.detection.window import ENOUGH, LOW
-from protocols.contract import AlertBody, AlertState, Kind, Level, Transition, instant
+from protocols.contract import AlertBody, AlertState, Kind, Level, Result, Transition, instant
 
 YELLOW, RED = Level.YELLOW, Level.RED
+COUNTY, COUNTY_BEFORE = "county", "county_before"  # in the evidence: what the county said, and said before it was red
 USED, AWAY, STILL_RED = "used", "away", "still_red"
 REMIND_MS: Final = 6 * 3_600_000
 REMIND_ACKNOWLEDGED_MS: Final = 24 * 3_600_000
@@ -75,9 +77,9 @@ def take(
     new_id: Callable[[], str],
     words: Callable[[Step, AlertBody], dict[str, str]],
 ) -> AlertBody:
-    """Return the episode after a step. What the county has said of it (`evidence.county`) stays with it."""
-    if episode is not None and "county" in episode.evidence:
-        evidence = {**evidence, "county": episode.evidence["county"]}
+    """Return the episode after a step. What the county has said of it stays with it."""
+    if episode is not None:
+        evidence = {**evidence, **_said(episode, is_escalated=step.transition is Transition.ESCALATED)}
     body = AlertBody(
         id=episode.id if episode else new_id(),
         meter=step.meter,
@@ -93,9 +95,20 @@ def take(
     return msgspec.structs.replace(body, text=words(step, body))
 
 
+def _said(episode: AlertBody, *, is_escalated: bool) -> dict[str, Any]:
+    """Return what the county has said of an episode as a step passes it on; set aside where the alert turns red."""
+    said = {key: episode.evidence[key] for key in (COUNTY, COUNTY_BEFORE) if key in episode.evidence}
+    return {COUNTY_BEFORE: said[COUNTY]} if is_escalated and COUNTY in said else said
+
+
 def is_acknowledged(episode: AlertBody) -> bool:
-    """Tell whether somebody at the county has taken the alert in hand."""
-    return "county" in episode.evidence
+    """Tell whether somebody at the county has taken the alert in hand, as urgent as it is now."""
+    return COUNTY in episode.evidence
+
+
+def was_helped(episode: AlertBody) -> bool:
+    """Tell whether somebody was found in need of help."""
+    return bool(episode.evidence.get(COUNTY, {}).get("result") == Result.HELPED)
 
 
 def low_usage_signals(*, low: str, red: str, used: bool, away: bool, quiet: bool, remind: bool) -> Sequence[str]:

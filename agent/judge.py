@@ -12,6 +12,7 @@ import msgspec
 
 from agent.absences import Absences
 from agent.alerts import (
+    COUNTY,
     REMIND_ACKNOWLEDGED_MS,
     REMIND_MS,
     STILL_RED,
@@ -20,6 +21,7 @@ from agent.alerts import (
     low_usage_signals,
     next_step,
     take,
+    was_helped,
 )
 from agent.detection.village import BUS_FAULT, SILENT_MS, Change
 from agent.detection.watch import ENDS, STANDS, Watch
@@ -30,7 +32,7 @@ from agent.past import Past, Rule, Weighed
 from agent.timeline import Anchor, Timeline
 from gateway.store import HourlyValue, Learned
 from protocols.absence import Absence
-from protocols.contract import AlertBody, AlertState, Ending, Kind, Level, Result, Transition, instant
+from protocols.contract import AlertBody, AlertState, Kind, Level, Transition, instant, wall_ms
 from protocols.reading import Moment, Quality, Reading
 
 __all__ = ["Judge", "Rule", "Verdict"]
@@ -70,7 +72,7 @@ class Judge:
         self._explain = Explainer(self._zone)
         self.absences = absences if absences is not None else Absences()
         self._episodes = {_subject(episode): episode for episode in episodes}
-        self._told_ms: dict[str, int] = {}  # when a red episode was last told, by its id
+        self._told_ms: dict[str, int] = {}  # where on the axis each meter's red alert was last told
         self._too_coarse: set[str] = set()  # meters of which that was said
         self._past = Past(self._rules, Timeline(), self._zone, silent_ms)
 
@@ -95,14 +97,20 @@ class Judge:
         """
         past = Past(self._rules, Timeline(anchors), self._zone, self._silent_ms)
         past.resume_from(learned or {}, hourly)
+        reds = {meter: red for meter in self._rules if (red := self._red(meter)) is not None}
+        # The reading with which a red alert was last told says where that lies on this axis, whatever clocks showed
+        # since. Where it is gone, the alert was told before all that is left.
+        told_at = {meter: wall_ms(red.at) for meter, red in reds.items()}
+        told_ms: dict[str, int] = {}
         for reading in history:
-            past.weigh(reading, self.absences)
+            weighed, meter = past.weigh(reading, self.absences), reading.meter
+            if meter in told_at and (meter not in told_ms or told_at[meter] == reading.at.wall_ms):
+                told_ms[meter] = weighed.time_ms
         past.resume_late()
-        for episode in self._episodes.values():
-            if episode.evidence.get("county", {}).get("result") == Result.HELPED:
-                past.unlearn(episode.meter)
-        self._past = past
-        self._told_ms.clear()  # the axis may be another one
+        for meter, red in reds.items():  # it is one silence, so this is still the one in which somebody was helped
+            if was_helped(red):
+                past.unlearn(meter)
+        self._past, self._told_ms = past, told_ms
 
     def orphans(self, at: Moment) -> list[AlertBody]:
         """Return the steps that end the episodes of what is no longer configured; nobody else would."""
@@ -144,7 +152,7 @@ class Judge:
             reading = _coded(reading, watch)
             if watch.is_blind or watch.is_refused:
                 self._mention_coarse(reading.meter, watch)
-            if watch.back and (absence := self.absences.end(reading.meter, reading.at.wall_ms, by=Ending.USE)):
+            if watch.use and (absence := self._ended_by_use(reading, weighed)):
                 ended.append(absence)
             steps += self._low_usage_steps(reading, watch, weighed, dates)
             steps += self._flow_steps(reading, watch, dates)
@@ -154,6 +162,11 @@ class Judge:
             if self._wants_reminder(reading.meter, weighed.time_ms):
                 steps += self._remind(reading.meter, dates)
         return Verdict(reading=reading, steps=tuple(steps), ended=tuple(ended))
+
+    def _ended_by_use(self, reading: Reading, weighed: Weighed) -> Absence | None:
+        wall_ms = reading.at.wall_ms
+        after_ms = wall_ms - (weighed.time_ms - weighed.after_ms)
+        return self.absences.end_by_use(reading.meter, wall_ms, after_ms=after_ms, is_dated=weighed.is_dated)
 
     def _low_usage_steps(self, reading: Reading, watch: Watch, weighed: Weighed, dates: Dates) -> Iterator[AlertBody]:
         signals = low_usage_signals(
@@ -234,15 +247,20 @@ class Judge:
         )
         if body.state is AlertState.CLEARED:
             del self._episodes[key]
-            self._told_ms.pop(body.id, None)
         else:
             self._episodes[key] = body
-            self._told_ms[body.id] = dates.time_ms
+            if body.kind is Kind.LOW_USAGE and body.meter is not None:
+                self._told_ms[body.meter] = dates.time_ms
         return body
 
     def _level(self, kind: Kind, subject: str | None) -> Level | None:
         episode = self._episodes.get((kind, subject))
         return None if episode is None else episode.level
+
+    def _red(self, meter: str) -> AlertBody | None:
+        """Return the red alert that stands for a home."""
+        episode = self._episodes.get((Kind.LOW_USAGE, meter))
+        return episode if episode is not None and episode.level is Level.RED else None
 
     def _group_episode(self, meter: str, kind: str) -> AlertBody | None:
         subject = self._rules[meter].bus if kind == BUS_FAULT else None
@@ -263,12 +281,11 @@ class Judge:
     # -- reminders, and what the county says -------------------------------------------------------------------------
 
     def _wants_reminder(self, meter: str, time_ms: int) -> bool:
-        episode = self._episodes.get((Kind.LOW_USAGE, meter))
-        if episode is None or episode.level is not Level.RED:
+        red = self._red(meter)
+        if red is None:
             return False
-        # After a restart nobody here knows when it was last told: it was, at the latest, by the reading before.
-        told_ms = self._told_ms.setdefault(episode.id, time_ms)
-        return time_ms - told_ms >= (REMIND_ACKNOWLEDGED_MS if is_acknowledged(episode) else REMIND_MS)
+        told_ms = self._told_ms.setdefault(meter, time_ms)  # no reading is left: nobody knows, so the hours begin anew
+        return time_ms - told_ms >= (REMIND_ACKNOWLEDGED_MS if is_acknowledged(red) else REMIND_MS)
 
     def _remind(self, meter: str, dates: Dates) -> Iterator[AlertBody]:
         """Remind of a red alert although the meter gives no value: the figures are those of its last step."""
@@ -281,14 +298,14 @@ class Judge:
         """Return an open episode with what the county says of it, None where no such one is open. Changes nothing."""
         for episode in self._episodes.values():
             if episode.id == alert:
-                said = {**episode.evidence.get("county", {}), **county}
-                return msgspec.structs.replace(episode, evidence={**episode.evidence, "county": said})
+                said = {**episode.evidence.get(COUNTY, {}), **county}
+                return msgspec.structs.replace(episode, evidence={**episode.evidence, COUNTY: said})
         return None
 
     def note(self, episode: AlertBody) -> None:
         """Go on with an open episode as `noted` returned it."""
         self._episodes[_subject(episode)] = episode
-        if episode.evidence["county"].get("result") == Result.HELPED:
+        if was_helped(episode):
             self._past.unlearn(episode.meter)
 
     # -- what is kept -------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from agent.absences import Absences
 from agent.detection.limit import COLD_H, COST_H
 from agent.detection.register import MEANING
 from agent.detection.village import Change, VillageWatch
-from agent.detection.watch import HOUR_MS, Watch
+from agent.detection.watch import BLIND_MS, HOUR_MS, Watch
 from agent.settings import Config
 from agent.timeline import Timeline
 from gateway.store import HourlyValue, Learned
@@ -56,9 +56,14 @@ def rules_of(config: Config) -> dict[str, Rule]:
 
 
 class Weighed(msgspec.Struct, frozen=True):
-    """Where a reading lies, what its meter's watch made of it (None: nothing to judge), what it says of the village."""
+    """Where a reading lies, what its meter's watch made of it (None: nothing to judge), what it says of the village.
+
+    What ran by it ran after `after_ms`: after the reading before it that counted, or, where a gap hides when, as if
+    within the last 2 h.
+    """
 
     time_ms: int
+    after_ms: int
     minute_of_day: int
     is_dated: bool
     watch: Watch | None
@@ -89,11 +94,14 @@ class Past:
         local = datetime.datetime.fromtimestamp((reading.at.wall_ms if is_dated else time_ms) / 1000, self._zone)
         watch = self.watches.get(reading.meter)
         if watch is None:
-            return Weighed(time_ms, 0, is_dated, None, [])
+            return Weighed(time_ms, time_ms, 0, is_dated, None, [])
+        if is_dated:
+            absences.heed(reading.at.wall_ms)
+        after_ms = max(watch.read_at, time_ms - BLIND_MS)
         minute_of_day = local.hour * 60 + local.minute
         if not _is_plain(reading) or reading.volume_ml is None:
             changes = self.village.feed(reading.meter, time_ms, local.hour, used_ml=None)
-            return Weighed(time_ms, minute_of_day, is_dated, None, changes)
+            return Weighed(time_ms, after_ms, minute_of_day, is_dated, None, changes)
         until_ms = absences.excuse(reading.meter, reading.at.wall_ms) if is_dated else None
         if until_ms is not None:
             watch.excuse(time_ms + until_ms - reading.at.wall_ms)
@@ -105,8 +113,8 @@ class Past:
             # A bug in judging one home must not stop the others, nor the service from starting again.
             log.exception("judging_failed meter=%s: this home is learned anew; please report it", reading.meter)
             self.watches[reading.meter] = _new_watch(self._rules[reading.meter])
-            return Weighed(time_ms, minute_of_day, is_dated, None, [])
-        return Weighed(time_ms, minute_of_day, is_dated, watch, changes)
+            return Weighed(time_ms, after_ms, minute_of_day, is_dated, None, [])
+        return Weighed(time_ms, after_ms, minute_of_day, is_dated, watch, changes)
 
     def _judge(self, watch: Watch, reading: Reading, time_ms: int, hour: int, volume_ml: int) -> list[Change]:
         watch.feed(time_ms, hour, volume_ml)

@@ -17,20 +17,19 @@ from county.link import Connection, Link, LinkLost
 from protocols import contract
 from protocols.contract import Command, Leaf, Reply, State
 from protocols.errors import ContractError
+from protocols.ulid import RANDOM_BITS, ulid
 
 log = logging.getLogger(__name__)
 
 REPEAT_S: Final = 5.0
 RECONNECT_S: Final = 1.0
-_BASE_32: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def new_command_id(
     *, now_ns: Callable[[], int] = time.time_ns, random_bits: Callable[[int], int] = secrets.randbits
 ) -> str:
     """Return a ULID for a command that is made now."""
-    value = (now_ns() // 1_000_000 & (1 << 48) - 1) << 80 | random_bits(80)
-    return "".join(_BASE_32[value >> shift & 31] for shift in range(125, -1, -5))
+    return ulid(now_ns() // 1_000_000, random=random_bits(RANDOM_BITS))
 
 
 class Asking:

@@ -22,6 +22,8 @@ from county.link import BrokerAddress, Link, parse_address
 from protocols import contract
 from protocols.absence import daily_hours, local_time
 from protocols.contract import (
+    ABSENCE_DAYS_MAX,
+    ABSENCE_MS_MAX,
     AbsenceCommand,
     AcknowledgeCommand,
     Command,
@@ -35,9 +37,6 @@ from protocols.errors import ContractError
 WAIT_S: Final = 30.0
 # A meter is read in its turn: every five minutes by default.
 READ_NOW_WAIT_S: Final = 360.0
-DAY_MS: Final = 86_400_000
-# What a gateway allows; whoever is told here need not wait for its refusal.
-ABSENCE_DAYS_MAX: Final = 90
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -141,7 +140,7 @@ def present(context: typer.Context, meter: MeterArgument) -> None:
 
 @app.command()
 def acknowledge(context: typer.Context, alert: AlertArgument) -> None:
-    """Say that somebody takes care of an alert; its reminders end. 确认报警"""
+    """Say that somebody takes care of an alert: a red one is repeated every 24 h, not every 6 h. 确认报警"""
     _ask(context.obj, lambda envelope: AcknowledgeCommand(**envelope, alert=alert))
 
 
@@ -200,7 +199,8 @@ def _made(
         contract.decode(contract.Leaf.COMMAND, contract.encode(command))
     except (ValueError, ContractError) as error:
         raise ConfigurationError(str(error)) from error
-    if isinstance(command, AbsenceCommand) and contract.wall_ms(command.until) > now_ms + ABSENCE_DAYS_MAX * DAY_MS:
+    # A gateway refuses it; whoever is told here need not wait for that.
+    if isinstance(command, AbsenceCommand) and contract.wall_ms(command.until) > now_ms + ABSENCE_MS_MAX:
         raise ConfigurationError(
             f"--until {command.until} is more than {ABSENCE_DAYS_MAX} days ahead: declare at most that, and again after"
             f" it. 最多登记 {ABSENCE_DAYS_MAX} 天，到期可再次登记。"

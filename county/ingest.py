@@ -120,6 +120,7 @@ def store_absences(
     store: Store, topic: Topic, absences: tuple[AbsenceNotice, ...], *, received_at: str
 ) -> list[AbsenceChange]:
     """Store who is away behind a gateway, in place of what it said before; return what is new."""
+    absences = _one_of_each(absences)
     place = {"county": topic.county, "gateway": topic.gateway}
     sql = "SELECT * FROM absences WHERE county=? AND gateway=?"
     before = {absence_of(row) for row in store.rows(sql, *place.values())}
@@ -136,9 +137,18 @@ def store_absences(
             "ended_by": absence.ended_by,
             "received_at": received_at,
         }
-        store.replace("absences", place | row)
+        store.insert("absences", place | row)
     changed = [absence for absence in absences if absence not in before]
     return [AbsenceChange(**place, received_at=received_at, absence=absence) for absence in changed]
+
+
+def _one_of_each(absences: tuple[AbsenceNotice, ...]) -> tuple[AbsenceNotice, ...]:
+    """Return of several declarations of the same days the one that stands, else the one that ended last."""
+    kept: dict[tuple[object, ...], AbsenceNotice] = {}
+    for absence in absences:
+        days = absence.meter, absence.start, absence.until, absence.daily
+        kept[days] = max(absence, kept.get(days, absence), key=lambda one: (one.ended_at is None, one.ended_at or ""))
+    return tuple(kept.values())
 
 
 def absence_of(row: dict[str, Any]) -> AbsenceNotice:

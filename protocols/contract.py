@@ -21,6 +21,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from protocols.contract_commands import (
+    ABSENCE_DAYS_MAX,
+    ABSENCE_MS_MAX,
     COMMAND_SCHEMA,
     WHY_CHARACTERS_MAX,
     AbsenceCommand,
@@ -57,7 +59,7 @@ from protocols.errors import ContractError
 __all__ = ["COMMAND_SCHEMA", "INTEGER_MAX", "NAME_PATTERN", "WHY_CHARACTERS_MAX", "AbsenceCommand", "AbsenceNotice"]
 __all__ += ["AcknowledgeCommand", "Command", "CommandId", "Count", "Daily", "Ending", "Epoch", "Instant", "Name"]
 __all__ += ["PresentCommand", "ReadNowCommand", "Refusal", "ResolveCommand", "Result", "Role", "Seq", "UpTo", "Volume"]
-__all__ += ["instant", "wall_ms"]
+__all__ += ["ABSENCE_DAYS_MAX", "ABSENCE_MS_MAX", "instant", "wall_ms"]
 
 ROOT: Final = "shuiwang/v1"
 StateSchema = Literal["shuiwang/state/1"]

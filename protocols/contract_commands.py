@@ -16,6 +16,9 @@ COMMAND_SCHEMA: Final[CommandSchema] = "shuiwang/command/1"
 
 # Two sentences of whoever stood at the door; more belongs into the county's own case file.
 WHY_CHARACTERS_MAX: Final = 500
+# Longer than any stay away that somebody plans in one go; an absence that is forgotten ends by itself.
+ABSENCE_DAYS_MAX: Final = 90
+ABSENCE_MS_MAX: Final = ABSENCE_DAYS_MAX * 86_400_000
 
 CommandId = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-HJKMNP-TV-Z]{26}$(?!\n)", description="a ULID made for it")]
 Role = Annotated[

@@ -10,7 +10,19 @@ import msgspec
 import typer
 
 from agent.exit_codes import ExitCode
-from agent.options import WatchCommand, finite
+from agent.options import JsonOption, WatchCommand, finite
+from agent.technician.options import (
+    AddressOption,
+    BaudrateOption,
+    ConfigOption,
+    DataBitsOption,
+    FramingOption,
+    MeterArgument,
+    ParityOption,
+    PortOption,
+    StopBitsOption,
+    TimeoutOption,
+)
 from protocols.errors import ProfileError, ShuiwangError
 
 if TYPE_CHECKING:
@@ -27,30 +39,11 @@ app = typer.Typer()
 FILE_BYTES_MAX = 1024 * 1024
 Made = TypeVar("Made")
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
-PortOption = Annotated[
-    str | None, typer.Option("--port", "-p", metavar="PORT", help="/dev/ttyUSB0, socket://host:port, rfc2217://…")
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option("--address", "-a", help="Modbus: 1-247; CJ/T 188: 14 digits of the label. 表号"),
-]
-BaudrateOption = Annotated[int | None, typer.Option("--baudrate", "-b", min=50, help="Default: the profile's. 波特率")]
-ParityOption = Annotated[str | None, typer.Option("--parity", help="N, E or O. 校验位")]
-StopBitsOption = Annotated[int | None, typer.Option("--stop-bits", min=1, max=2, help="1 or 2. 停止位")]
-DataBitsOption = Annotated[int | None, typer.Option("--data-bits", min=7, max=8, help="7 for Modbus ASCII. 数据位")]
-FramingOption = Annotated[str | None, typer.Option("--framing", help="Modbus: rtu, ascii or tcp. 帧格式")]
-TimeoutOption = Annotated[
-    int | None, typer.Option("--timeout-ms", min=10, max=10_000, help="How long the meter may think. 超时")
-]
-
 
 @app.command(cls=WatchCommand)
 def read(
-    meter: Annotated[str | None, typer.Argument(help="With -c: the meter's id, or its address. 表号")] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="The configuration that knows meter and line. 配置文件")
-    ] = None,
+    meter: MeterArgument = None,
+    config: ConfigOption = None,
     port: PortOption = None,
     profile: Annotated[
         str | None, typer.Option("--profile", help="A name of `shuiwang profiles`, or a file. 型号")
@@ -233,10 +226,6 @@ def _plan_from_options(given: Given) -> "Plan":
     if missing or port is None or profile is None or address is None:
         fail(ExitCode.USAGE, f"give {', '.join(missing)}; or -c FILE METER 请给出以上选项，或 -c 配置 表号")
     loaded = load_profile(profile)
-    try:
-        parsed = loaded.parse_address(address)
-    except ProfileError as error:
-        fail(ExitCode.USAGE, f"--address {address!r}: {error}")
     line = made(
         lambda: line_of(
             port,
@@ -248,6 +237,10 @@ def _plan_from_options(given: Given) -> "Plan":
             framing=framing,
         )
     )
+    try:
+        parsed = loaded.parse_address(address, framing=line.framing)
+    except ProfileError as error:
+        fail(ExitCode.USAGE, f"--address {address!r}: {error}")
     return Plan(
         meter=address,
         line=line,
@@ -337,12 +330,22 @@ def _input(arguments: list[str], file: Path | None) -> bytes:
     if file is None:
         if sys.stdin.isatty():
             typer.echo("paste the bytes, then Ctrl-D 粘贴数据后按 Ctrl-D:", err=True)
-        return sys.stdin.buffer.read(FILE_BYTES_MAX)
+        return _whole(sys.stdin.buffer.read(FILE_BYTES_MAX + 1), "stdin")
     try:
         with file.open("rb") as stream:
-            return stream.read(FILE_BYTES_MAX)
+            return _whole(stream.read(FILE_BYTES_MAX + 1), str(file))
     except OSError as error:
         fail(ExitCode.USAGE, f"{file}: {error.strerror}")
+
+
+def _whole(data: bytes, where: str) -> bytes:
+    if len(data) > FILE_BYTES_MAX:
+        fail(
+            ExitCode.USAGE,
+            f"{where}: more than {FILE_BYTES_MAX >> 20} MiB 文件太大: give the part that matters; capture fewer packets"
+            " (`-c 500`), or keep some of them: `editcap -r IN OUT 1-500`",
+        )
+    return data
 
 
 def new_console(*, stderr: bool = False) -> "Console":

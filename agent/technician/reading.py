@@ -13,6 +13,7 @@ from agent.technician.trace import Frame, Trace
 from gateway.clock import Clock
 from gateway.line import Line, LineSettings, open_port
 from gateway.meters import MeterReader
+from protocols import cjt188, cjt188_dialogue
 from protocols.errors import Garbled, MeterError, NoResponse, ShuiwangError, WrongAnswer
 from protocols.profile import Profile
 from protocols.reading import Measurement
@@ -69,6 +70,19 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if self.measurement is None:
             return "missing"
         return "suspect" if self.measurement.is_doubtful else "ok"
+
+    @property
+    def answered_by(self) -> str | None:
+        """The number of the CJ/T 188 meter that answered, where whatever meter is on the line was asked.
+
+        Where several spoke, all of them: the value may be anybody's.
+        """
+        asked = self.plan.address
+        if not isinstance(asked, cjt188_dialogue.Station) or asked.address != cjt188.BROADCAST:
+            return None
+        heard = b"".join(frame.data for frame in self.frames if frame.direction == "rx")
+        named = {frame.address for _, frame in cjt188.find_frames(heard) if frame.is_reply}
+        return ", ".join(sorted(named)) or None
 
     @property
     def answer_ms(self) -> int | None:

@@ -3,6 +3,7 @@
 import datetime
 import errno
 import os
+from collections.abc import Iterable
 from typing import Any, Final
 
 from rich.console import Console, Group
@@ -11,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.technician import advice, modbus_wire
-from agent.technician.reading import Change, Plan, Report
+from agent.technician.reading import Attempt, Change, Plan, Report
 from agent.technician.trace import Frame
 from agent.technician.words import FLAGS, QUALITIES, REASONS, Words, cubic_metres, millilitres, word
+from protocols.contract import instant
 from protocols.errors import NoResponse
 
 # Three lines of box drawing for each character of a number, so that it can be compared with the dial from a step away.
@@ -35,13 +37,16 @@ _COLOURS: Final = {"ok": "green", "suspect": "yellow", "missing": "red"}
 
 def show(report: Report, console: Console) -> None:
     """Print one reading."""
-    console.print(_heading(report.plan))
+    console.print(heading(report.plan))
+    if report.answered_by is not None:
+        console.print(who_answered(report.answered_by))
     if report.measurement is not None:
         console.print(_value(report, big=console.is_terminal))
     else:
         console.print(_failure(report))
     if report.frames:
-        console.print(Padding(frames(report), (1, 0, 1, 1)))
+        shown = frames(report.frames, framing=report.plan.line.framing, attempts=report.attempts)
+        console.print(Padding(shown, (1, 0, 1, 1)))
     else:
         console.print()
     if report.error is not None:
@@ -50,17 +55,38 @@ def show(report: Report, console: Console) -> None:
         console.print(_profile_says(report.plan))
 
 
-def frames(report: Report) -> Table:
+def heading(plan: Plan) -> Text:
+    """Return which meter it is, on which line, and as what it is read."""
+    address = "" if plan.meter == plan.address_text else f"  address 地址 {plan.address_text}"
+    return Text.assemble(
+        (plan.meter, "bold"), (f"  {plan.line.port}  {plan.line_text}  {plan.profile.name}{address}", "dim")
+    )
+
+
+def who_answered(number: str) -> Text:
+    """Return which meter it was, where any was asked."""
+    return Text(f" the meter on this line 线上的表: {number}", "bold")
+
+
+def facts() -> Table:
+    """Return a table for labels and what there is to say to each, still empty."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column()
+    return grid
+
+
+def frames(shown: Iterable[Frame], *, framing: str, attempts: Iterable[Attempt] = ()) -> Table:
     """Return the bytes with their direction and time, the attempts that failed between them."""
     grid = Table.grid(padding=(0, 1))
     for _ in range(2):
         grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    ends = [(attempt.at_ms + attempt.took_ms, attempt) for attempt in report.attempts if attempt.reason]
-    for frame in report.frames:
+    ends = [(attempt.at_ms + attempt.took_ms, attempt.reason) for attempt in attempts if attempt.reason]
+    for frame in shown:
         while ends and ends[0][0] < frame.at_ms:
             _add_failure(grid, *ends.pop(0))
-        _add_frame(grid, frame, framing=report.plan.line.framing)
+        _add_frame(grid, frame, framing=framing)
     for end in ends:
         _add_failure(grid, *end)
     return grid
@@ -114,16 +140,11 @@ def watch_summary(readings: int, missed: int, total: Change | None) -> Text:
 def as_json(report: Report, since_last: Change | None = None) -> dict[str, Any]:
     """Return a reading for programs."""
     plan, measurement, error = report.plan, report.measurement, report.error
-    at = datetime.datetime.fromtimestamp(report.wall_ms / 1000, datetime.UTC)
     step_ml = plan.profile.head.step_ml
     return {
-        "meter": plan.meter,
-        "port": plan.line.port,
-        "line": plan.line_text,
-        "profile": plan.profile.name,
-        "protocol": plan.profile.head.protocol,
-        "address": plan.address_text,
-        "read_at": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        **plan_json(plan),
+        "answered_by": report.answered_by,
+        "read_at": instant(report.wall_ms),
         "quality": report.quality,
         "volume_ml": measurement.volume_ml if measurement else None,
         "volume_m3": cubic_metres(measurement.volume_ml, step_ml=step_ml) if measurement else None,
@@ -135,21 +156,30 @@ def as_json(report: Report, since_last: Change | None = None) -> dict[str, Any]:
             {"at_ms": attempt.at_ms, "took_ms": attempt.took_ms, "reason": attempt.reason, "text": attempt.text}
             for attempt in report.attempts
         ],
-        "frames": [
-            {"at_ms": frame.at_ms, "direction": frame.direction, "hex": frame.data.hex(" ").upper()}
-            for frame in report.frames
-        ],
+        "frames": frames_json(report.frames),
         "error": None if error is None else {"reason": error.reason, "text": str(error)},
-        "check_next": [{"zh": words.zh, "en": words.en} for words in advice.after(report)],
+        "check_next": advice.after(report),
         **({} if since_last is None else {"difference_ml": since_last.volume_ml, "flow_l_h": since_last.flow_l_h}),
     }
 
 
-def _heading(plan: Plan) -> Text:
-    address = "" if plan.meter == plan.address_text else f"  address 地址 {plan.address_text}"
-    return Text.assemble(
-        (plan.meter, "bold"), (f"  {plan.line.port}  {plan.line_text}  {plan.profile.name}{address}", "dim")
-    )
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """Return which meter it is and how it is read, for programs."""
+    return {
+        "meter": plan.meter,
+        "port": plan.line.port,
+        "line": plan.line_text,
+        "profile": plan.profile.name,
+        "protocol": plan.profile.head.protocol,
+        "address": plan.address_text,
+    }
+
+
+def frames_json(frames: Iterable[Frame]) -> list[dict[str, Any]]:
+    """Return every byte with its direction and time, for programs."""
+    return [
+        {"at_ms": frame.at_ms, "direction": frame.direction, "hex": frame.data.hex(" ").upper()} for frame in frames
+    ]
 
 
 def _value(report: Report, *, big: bool) -> Group:
@@ -198,10 +228,10 @@ def _failure(report: Report) -> Group:
     reason = word(REASONS, report.error.reason)
     how = "" if report.error.reason == "port_lost" else f"  {_how(report)}"
     heading = Text.assemble(" ", (f" {reason} ", "bold reverse red"), how)
-    return Group(Text(), heading, Padding(Text(_error_text(report), "red"), (0, 1)))
+    return Group(Text(), heading, Padding(Text(error_text(report), "red"), (0, 1)))
 
 
-def _error_text(report: Report) -> str:
+def error_text(report: Report) -> str:
     """Return what went wrong; the system's own words for a port, which pyserial would repeat three times."""
     cause = report.error.__cause__ if report.error else None
     number = getattr(cause, "errno", None)
@@ -214,9 +244,7 @@ def _error_text(report: Report) -> str:
 
 
 def _profile_says(plan: Plan) -> Table:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(no_wrap=True, style="dim")
-    grid.add_column()
+    grid = facts()
     head = plan.profile.head
     grid.add_row(" profile 型号", Text(head.title))
     grid.add_row(
@@ -233,8 +261,8 @@ def _add_frame(grid: Table, frame: Frame, *, framing: str) -> None:
     grid.add_row(Text(f"+{frame.at_ms:04d}", "dim"), Text(frame.mark, colour), Text(text, colour))
 
 
-def _add_failure(grid: Table, at_ms: int, attempt: Any) -> None:
-    grid.add_row(Text(f"+{at_ms:04d}", "dim"), Text("--", "red"), Text(str(word(REASONS, attempt.reason)), "red"))
+def _add_failure(grid: Table, at_ms: int, reason: str) -> None:
+    grid.add_row(Text(f"+{at_ms:04d}", "dim"), Text("--", "red"), Text(str(word(REASONS, reason)), "red"))
 
 
 def _short(text: str) -> str:

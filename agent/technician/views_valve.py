@@ -1,6 +1,5 @@
 """How a valve's story looks: where it was, what was sent, what came back, where it is; for people and for programs."""
 
-import datetime
 from typing import Any
 
 from rich.console import Console, Group
@@ -8,14 +7,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from agent.technician import valve_words
+from agent.technician import valve_words, views_reading
 from agent.technician.reading import Plan
 from agent.technician.trace import Frame
 from agent.technician.valve import Command, Look, Report
 from agent.technician.valve_words import ACTIONS, POSITIONS, Action
-from agent.technician.views_reading import advices
+from agent.technician.views_reading import advices, facts, frames_json, heading, plan_json
 from agent.technician.words import FLAGS, REASONS, Words, cubic_metres, word
 from protocols.cjt188_dialogue import Position
+from protocols.contract import instant
 
 _COLOURS = {Position.OPEN: "green", Position.CLOSED: "yellow", Position.FAULT: "red", Position.UNKNOWN: "red"}
 _OUTCOMES = {
@@ -27,27 +27,27 @@ _NOTHING_SENT = Words("未发送任何命令", "nothing was sent")
 
 def show_look(plan: Plan, look: Look, frames: tuple[Frame, ...], console: Console) -> None:
     """Print where a meter says that its valve is."""
-    console.print(_heading(plan))
-    grid = _grid()
+    console.print(heading(plan))
+    grid = facts()
     _add_look(grid, Words("阀门", "valve"), plan, look)
     console.print(Padding(grid, (1, 0, 1, 1)))
-    console.print(Padding(_frames(frames), (0, 0, 1, 1)))
+    console.print(Padding(views_reading.frames(frames, framing=plan.line.framing), (0, 0, 1, 1)))
     if look.error is not None:
         console.print(advices(valve_words.after_look(plan, look)))
 
 
 def show(report: Report, console: Console) -> None:
     """Print what moving a valve came to."""
-    console.print(_heading(report.plan))
+    console.print(heading(report.plan))
     console.print(Group(Text(), _outcome(report)))
-    grid = _grid()
+    grid = facts()
     _add_look(grid, Words("之前", "before"), report.plan, report.before)
     if report.command is not None:
         grid.add_row(" command 命令", _command(report.command))
     if report.after:
         _add_look(grid, Words("之后", "after"), report.plan, report.after[-1], note=_how_long(report))
     console.print(Padding(grid, (1, 0, 1, 0)))
-    console.print(Padding(_frames(report.frames), (0, 0, 1, 1)))
+    console.print(Padding(views_reading.frames(report.frames, framing=report.plan.line.framing), (0, 0, 1, 1)))
     further = valve_words.check_next(report)
     if further:
         console.print(advices(further))
@@ -55,9 +55,9 @@ def show(report: Report, console: Console) -> None:
 
 def show_warning(plan: Plan, action: Action, look: Look | None, console: Console) -> None:
     """Print what will happen to the home, before the words are asked for."""
-    console.print(_heading(plan))
+    console.print(heading(plan))
     if look is not None:
-        grid = _grid()
+        grid = facts()
         _add_look(grid, Words("现在", "now"), plan, look)
         console.print(Padding(grid, (1, 0, 1, 1)))
     title = Words(f"{ACTIONS[action].zh}意味着", f"to {ACTIONS[action].en} the valve means")
@@ -68,9 +68,9 @@ def as_json(report: Report) -> dict[str, Any]:
     """Return what moving a valve came to, for programs."""
     plan, command = report.plan, report.command
     return {
-        **_plan_json(plan),
+        **plan_json(plan),
         "action": "open" if report.target is Position.OPEN else "close",
-        "at": _time(report.wall_ms),
+        "at": instant(report.wall_ms),
         "sent": report.is_sent,
         "confirmed": report.is_confirmed,
         "position": report.position.value,
@@ -80,41 +80,20 @@ def as_json(report: Report) -> dict[str, Any]:
         "after": [_look_json(plan, look) for look in report.after],
         "took_ms": report.took_ms,
         "frames": frames_json(report.frames),
-        "check_next": [{"zh": words.zh, "en": words.en} for words in valve_words.check_next(report)],
+        "check_next": valve_words.check_next(report),
     }
 
 
 def look_as_json(plan: Plan, look: Look, frames: tuple[Frame, ...], *, wall_ms: int) -> dict[str, Any]:
     """Return where a meter says that its valve is, for programs."""
     return {
-        **_plan_json(plan),
+        **plan_json(plan),
         "action": "status",
-        "at": _time(wall_ms),
+        "at": instant(wall_ms),
         **_look_json(plan, look),
         "frames": frames_json(frames),
-        "check_next": [{"zh": words.zh, "en": words.en} for words in valve_words.after_look(plan, look)],
+        "check_next": valve_words.after_look(plan, look),
     }
-
-
-def frames_json(frames: tuple[Frame, ...]) -> list[dict[str, Any]]:
-    """Return every byte with its direction and time."""
-    return [
-        {"at_ms": frame.at_ms, "direction": frame.direction, "hex": frame.data.hex(" ").upper()} for frame in frames
-    ]
-
-
-def _heading(plan: Plan) -> Text:
-    address = "" if plan.meter == plan.address_text else f"  address 地址 {plan.address_text}"
-    return Text.assemble(
-        (plan.meter, "bold"), (f"  {plan.line.port}  {plan.line_text}  {plan.profile.name}{address}", "dim")
-    )
-
-
-def _grid() -> Table:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(no_wrap=True, style="dim")
-    grid.add_column()
-    return grid
 
 
 def _outcome(report: Report) -> Text:
@@ -158,30 +137,6 @@ def _how_long(report: Report) -> str:
     return f"  after {elapsed_s:.1f} s 秒, {len(report.after)} readings 次读数, {failed} failed 次失败{stopped}"
 
 
-def _frames(frames: tuple[Frame, ...]) -> Table:
-    grid = Table.grid(padding=(0, 1))
-    for _ in range(2):
-        grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    for frame in frames:
-        colour = "cyan" if frame.direction == "tx" else "green"
-        grid.add_row(
-            Text(f"+{frame.at_ms:04d}", "dim"), Text(frame.mark, colour), Text(frame.data.hex(" ").upper(), colour)
-        )
-    return grid
-
-
-def _plan_json(plan: Plan) -> dict[str, Any]:
-    return {
-        "meter": plan.meter,
-        "port": plan.line.port,
-        "line": plan.line_text,
-        "profile": plan.profile.name,
-        "protocol": plan.profile.head.protocol,
-        "address": plan.address_text,
-    }
-
-
 def _look_json(plan: Plan, look: Look) -> dict[str, Any]:
     volume_ml = look.volume_ml
     return {
@@ -202,8 +157,3 @@ def _command_json(command: Command) -> dict[str, Any]:
         "status": None if command.status is None else command.status.hex(" ").upper(),
         "error": None if command.reason is None else {"reason": command.reason, "text": command.text},
     }
-
-
-def _time(wall_ms: int) -> str:
-    at = datetime.datetime.fromtimestamp(wall_ms / 1000, datetime.UTC)
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -7,7 +7,7 @@ import msgspec
 
 
 class Words(msgspec.Struct, frozen=True):
-    """One sentence in Chinese and in English."""
+    """One sentence in Chinese and in English; in JSON an object of these two."""
 
     zh: str
     en: str
@@ -30,6 +30,7 @@ REASONS: Final = {
     "refused": Words("表拒绝", "refused"),
     "meter_fault": Words("表数据异常", "meter fault"),
     "port_lost": Words("串口不可用", "port not usable"),
+    "other_record": Words("别的记录", "another record"),  # of a frame that is decoded
 }
 FLAGS: Final = {
     "battery_low": Words("电池欠压", "battery low"),

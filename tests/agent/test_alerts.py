@@ -11,10 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from partners.alert_stories import STORIES
 
-from agent.alerts import LOW_USAGE_STEPS, OTHER_STEPS, is_acknowledged, low_usage_signals, next_step, take
+from agent.alerts import (
+    LOW_USAGE_STEPS,
+    OTHER_STEPS,
+    REMIND_ACKNOWLEDGED_MS,
+    REMIND_MS,
+    is_acknowledged,
+    low_usage_signals,
+    next_step,
+    take,
+)
+from agent.command_texts import Words
 from agent.detection.register import MEANING
 from agent.detection.window import ENOUGH, LOW, UNSURE
 from agent.settings import duration_in_words, volume_in_words
+from county.command_cli import acknowledge
 from protocols.contract import AlertState, Kind, Level, Result, Transition, instant
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text(encoding="utf-8")
@@ -284,6 +295,18 @@ def test_what_is_said_of_the_constants_elsewhere_in_the_document_agrees():
         ("## Absences and quiet hours", "ABSENCE_DAYS_MAX"),
     ):
         assert re.search(rf"\b{re.escape(values[name])}\b", section(heading)), (heading, name)
+
+
+def test_whoever_acknowledges_is_told_how_often_the_alert_is_repeated_then():
+    contract_document = (Path(__file__).parents[2] / "docs" / "contract.md").read_text(encoding="utf-8")
+    after_h, before_h = REMIND_ACKNOWLEDGED_MS // 3_600_000, REMIND_MS // 3_600_000
+    reply = Words(datetime.UTC).acknowledged("01ARZ3NDEKTSV4RRFFQ69G0001")
+    assert f"每 {after_h} 小时提醒一次" in reply["zh"]
+    assert f"repeated every {after_h} h" in reply["en"]
+    (row,) = re.findall(r"^\| `acknowledge` \|.*$", contract_document, re.MULTILINE)
+    (transition,) = re.findall(r"^- `transition` .*\n.*$", contract_document, re.MULTILINE)
+    for text in (row, transition, acknowledge.__doc__):
+        assert {f"every {before_h} h", f"every {after_h} h"} <= set(re.findall(r"every \d+ h", text)), text
 
 
 def test_what_the_county_has_said_is_what_makes_an_alert_acknowledged(told):

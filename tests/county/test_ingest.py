@@ -91,6 +91,22 @@ def test_who_is_away_is_what_the_newest_state_says_and_each_change_is_told(recei
     assert rows(store, "SELECT * FROM absences") == []
 
 
+@pytest.mark.parametrize("is_open_first", [False, True])
+def test_two_declarations_of_the_same_days_are_told_as_one_and_once(receiver, store, is_open_first):
+    """Somebody declared it twice: the first was replaced, and the gateway tells of both at every birth."""
+    quiet = away("m-002", daily=Daily(start="22:00", end="06:00"))
+    replaced = away(ended_at=NOW, ended_by=Ending.REPLACED)
+    both = (away(), replaced) if is_open_first else (replaced, away())
+    told = events(receiver, incoming(birth(absences=(*both, quiet))), kind=AbsenceChange)
+    assert [event.absence for event in told] == [away(), quiet]
+    for _connect in range(3):
+        assert events(receiver, incoming(birth(absences=(*both, quiet))), kind=AbsenceChange) == []
+    assert [row["ended_by"] for row in rows(store, "SELECT * FROM absences ORDER BY meter")] == [None, None]
+    ended = away(ended_at=NOW, ended_by=Ending.USE)
+    told = events(receiver, incoming(birth(absences=(replaced, ended, quiet))), kind=AbsenceChange)
+    assert [event.absence for event in told] == [ended]
+
+
 def test_each_gateway_speaks_of_its_own_meters(receiver, store):
     receiver.receive([incoming(birth(absences=(away(),))), incoming(birth(absences=(away(),)), gateway="g-2")])
     receiver.receive([incoming(birth(), gateway="g-2")])

@@ -9,7 +9,7 @@ import time
 
 import pytest
 from partners.mosquitto import Mosquitto
-from partners.processes import Running, shuiwang
+from partners.processes import Running, run_shuiwang, shuiwang
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -66,9 +66,7 @@ def start(world, *units, **options):
 
 
 def absence(world, *arguments):
-    done = subprocess.run(
-        shuiwang("absence", *arguments, "-c", world.config), capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_shuiwang("absence", *arguments, "-c", world.config)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -110,7 +108,7 @@ def test_a_meter_is_read_now_and_what_cannot_be_done_is_refused_in_words(world, 
     assert "m-017" in reply["text"]["en"], "a suggestion"
     code, reply = office.asks("acknowledge", "0" * 26)
     assert (code, reply["reason"]) == (6, "unknown_alert")
-    code, said = office.asks("present", "m-017", gateway="g-none", wait="2")
+    code, said = office.asks("present", "m-017", gateway="g-none", wait="1")
     assert code == 7
     assert "no gateway of that name" in said
 
@@ -127,10 +125,7 @@ def test_what_a_visit_found_is_kept_at_both_ends(world, office, soon):
     assert "why" in said
     asked = soon(lambda: [one for one in office.shows()["asked"] if one["result"]], what="what was found")
     assert (asked[0]["result"], asked[0]["done"], asked[0]["meter"]) == ("fine", True, "m-017")
-    status = subprocess.run(
-        shuiwang("status", "-c", world.config, "--json"), capture_output=True, check=True, text=True
-    )
-    (kept,) = [one for one in json.loads(status.stdout)["open_alerts"] if one["id"] == alert["id"]]
+    (kept,) = [one for one in world.status()["open_alerts"] if one["id"] == alert["id"]]
     assert kept["evidence"]["county"]["result"] == "fine"
     assert {"acknowledged_at", "visited_at"} <= set(kept["evidence"]["county"])
     assert agent.stop() == 0
@@ -209,7 +204,7 @@ def test_commands_come_through_the_access_rules_of_the_reference(world, soon):
         assert office.shows()["away"]
     neighbour = Office(world, "--username", "g-2", "--password-file", str(world.folder / "g-2"))
     neighbour.receiver.kill()
-    code, _ = neighbour.asks("present", "m-017", wait="2")
+    code, _ = neighbour.asks("present", "m-017", wait="1")
     assert code != 0, "another gateway brings nobody back"
     assert "ended_by" not in office.shows()["away"][0]["absence"]
     assert agent.stop() == 0

@@ -2,18 +2,16 @@
 
 import datetime
 import itertools
-import json
 import os
 import random
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
 import time
 
 import pytest
-from partners.processes import Running, shuiwang
+from partners.processes import Running, run_shuiwang
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -45,10 +43,7 @@ def test_every_reading_reaches_the_county_though_the_broker_dies_in_between(worl
 
         def drained():
             served_before[:] = line.served()
-            report = subprocess.run(
-                shuiwang("status", "-c", world.config, "--json"), capture_output=True, check=True, text=True
-            )
-            outbox = json.loads(report.stdout)["outbox"]
+            outbox = world.status()["outbox"]
             return outbox["telemetry"]["waiting"] == 0 and outbox["telemetry"]["last_seq"] > 10
 
         agent.wait_for("broker_lost")
@@ -101,10 +96,7 @@ def test_low_usage_is_raised_once_resent_until_acknowledged_and_cleared_when_wat
 
 
 def _waiting(world):
-    report = subprocess.run(
-        shuiwang("status", "-c", world.config, "--json"), capture_output=True, check=True, text=True
-    )
-    return json.loads(report.stdout)["outbox"]["alert"]["waiting"]
+    return world.status()["outbox"]["alert"]["waiting"]
 
 
 def test_an_episode_survives_restarts_without_being_raised_again(world, soon):
@@ -231,9 +223,7 @@ def test_a_second_agent_on_the_same_data_is_refused(world):
     world.meters(17)
     world.configure([17])
     world.agent().wait_for("agent_started")
-    second = subprocess.run(
-        shuiwang("run", "-c", world.config), capture_output=True, text=True, timeout=20, check=False
-    )
+    second = run_shuiwang("run", "-c", world.config)
     assert second.returncode == 4
     assert "in use by another agent" in second.stderr
 
@@ -260,9 +250,7 @@ def test_a_wrong_configuration_names_file_line_and_remedy(world):
     world.configure([17])
     broken = world.config.read_text(encoding="utf-8").replace('threshold_m3 = "0.1"', 'threshold_m3 = "0,1"')
     world.config.write_text(broken, encoding="utf-8")
-    result = subprocess.run(
-        shuiwang("run", "-c", world.config), capture_output=True, text=True, timeout=20, check=False
-    )
+    result = run_shuiwang("run", "-c", world.config)
     assert result.returncode == 3
     line_number = broken.splitlines().index('threshold_m3 = "0,1"') + 1
     assert f"shuiwang.toml:{line_number}: " in result.stderr
