@@ -15,7 +15,7 @@ from agent.exit_codes import ExitCode
 from agent.options import JsonOption, finite
 from protocols import contract
 from protocols.absence import Absence, daily_hours, local_time
-from protocols.contract import AbsenceCommand, Command, Daily, PresentCommand, Reply
+from protocols.contract import ABSENCE_DAYS_MAX, ABSENCE_MS_MAX, AbsenceCommand, Command, Daily, PresentCommand, Reply
 from protocols.errors import ContractError, ProfileError
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def add(
     hours that of the earlier ones. Works while the service runs (the answer comes at once) and while it does not (it
     takes effect at the next start).
 
-    Exit code 0: done, or kept for the next start; 2: the times or the meter make no sense; 12: the service refused.
+    Exit code 0: done, or kept for the next start; 2: the times or the meter make no sense; 12: the service refused,
+    or keeps it and tries again: the answer says which.
     """
     settings, clock = _load(config), _clock()
     zone = zoneinfo.ZoneInfo(settings.gateway.timezone)
@@ -147,8 +148,12 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, *, as_json: JsonOption = False)
             absences = store.absences()
             store.close()
         waiting = command_folder.waiting(settings.gateway.data_dir)
-    except (StoreError, OSError) as error:
-        _fail(ExitCode.STORE, f"{error}. 无法读取：请检查 data_dir 权限，或用 sudo")
+    except StoreError as error:
+        _fail(ExitCode.STORE, f"{error} 无法读取登记")
+    except OSError as error:
+        _fail(
+            ExitCode.STORE, f"{error}: check the permissions of data_dir, or use sudo 请检查 data_dir 权限，或用 sudo"
+        )
     rows = [_row(absence, now_ms=clock.now().wall_ms) for absence in absences]
     rows += [row for payload in waiting if (row := _waiting_row(payload))]
     if as_json:
@@ -238,8 +243,6 @@ def _envelope(now_ms: int, *, not_after_ms: int | None = None) -> dict[str, Any]
 
 
 def _end(text: str | None, *, zone: zoneinfo.ZoneInfo, now_ms: int) -> int:
-    from agent.commands import ABSENCE_DAYS_MAX, DAY_MS
-
     if text is None:
         _fail(
             ExitCode.USAGE,
@@ -249,7 +252,7 @@ def _end(text: str | None, *, zone: zoneinfo.ZoneInfo, now_ms: int) -> int:
     until_ms = _time(text, "--until", zone=zone, is_end=True)
     if until_ms <= now_ms:
         _fail(ExitCode.USAGE, f"--until {text} is over already. 截止时间已过。")
-    if until_ms > now_ms + ABSENCE_DAYS_MAX * DAY_MS:
+    if until_ms > now_ms + ABSENCE_MS_MAX:
         _fail(
             ExitCode.USAGE,
             f"--until {text} is more than {ABSENCE_DAYS_MAX} days ahead: declare at most that, and again after it."

@@ -29,6 +29,8 @@ from gateway.store import StoreError
 from protocols import contract
 from protocols.absence import Absence
 from protocols.contract import (
+    ABSENCE_DAYS_MAX,
+    ABSENCE_MS_MAX,
     AbsenceCommand,
     AcknowledgeCommand,
     Command,
@@ -47,8 +49,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DAY_MS: Final = 86_400_000
-# Longer than any stay away that somebody plans in one go; an absence that is forgotten ends by itself.
-ABSENCE_DAYS_MAX: Final = 90
 # A reply is remembered for a thousand commands: a deadline further ahead could outlive the memory of its command.
 DEADLINE_AHEAD_MS_MAX: Final = 7 * DAY_MS
 # Meters are polled every few minutes; whoever waits longer hears from the telemetry.
@@ -176,7 +176,7 @@ class Commands:
         until_ms = contract.wall_ms(command.until)
         if until_ms <= now.wall_ms:
             return self._refuse(command.id, Refusal.INVALID, self._words.until_over(until_ms))
-        if until_ms > now.wall_ms + ABSENCE_DAYS_MAX * DAY_MS:
+        if until_ms > now.wall_ms + ABSENCE_MS_MAX:
             text = self._words.until_too_far(until_ms, days=ABSENCE_DAYS_MAX)
             return self._refuse(command.id, Refusal.INVALID, text)
         return None

@@ -153,7 +153,7 @@ class Refusal(enum.StrEnum):
     UNKNOWN_ALERT = "unknown_alert"  # no open alert has this id
     CLOCK_UNSYNCED = "clock_unsynced"  # the gateway does not know the time that the command speaks of
     NO_READING = "no_reading"  # the meter gave none; `reading` says why
-    BUSY = "busy"  # the gateway came to no end before the deadline, or has too many commands at hand
+    BUSY = "busy"  # the gateway came to no end before the deadline
     FAILED = "failed"  # the gateway could not do it or keep it: disk, or a bug; the same id may be sent again
 
 

@@ -9,13 +9,12 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-import agent.commands
 from county import command_cli
 from county.cli import app
 from county.command import Asking
 from county.errors import ConfigurationError, ExitCode, NoReply
 from protocols import contract
-from protocols.contract import ABSENCE_MS_MAX, Leaf, Reply
+from protocols.contract import Leaf, Reply
 
 ALERT = "01KAM4D2Q80000000000000000"
 BROKER = ["--broker", "mqtt://127.0.0.1:1", "--county", "shenxian", "--gateway", "g-1", "--timezone", "Asia/Shanghai"]
@@ -128,10 +127,6 @@ def test_programs_get_the_reply_as_it_came(asked):
     reply = contract.decode(Leaf.REPLY, done.stdout.encode())
     assert reply.id == asked[0][3]["id"]
     assert asked[0][2] == 5
-
-
-def test_the_county_allows_as_long_an_absence_as_a_gateway():
-    assert command_cli.ABSENCE_DAYS_MAX == agent.commands.ABSENCE_DAYS_MAX == ABSENCE_MS_MAX / 86_400_000
 
 
 @pytest.mark.parametrize(
