@@ -22,6 +22,8 @@ class ExitCode(enum.IntEnum):
     DIFFERENT = 10, "A capture was replayed and comes out otherwise than it was recorded."
     VALVE_UNCONFIRMED = 11, "A valve was told to move, and the meter does not say that it is where it was sent."
     NOT_DONE = 12, "The service refused what it was asked, or has not answered yet; the text says which and why."
+    INTERRUPTED = 130, "Ctrl-C ended it before its end, as any program (128 + SIGINT); what was printed is not all."
+    OUTPUT_CLOSED = 141, "Whoever read the output went away, such as `| head` (128 + SIGPIPE); not a word is said."
 
     def __new__(cls, code: int, meaning: str) -> Self:
         """Make a member that is the number `code` and carries its meaning."""

@@ -5,12 +5,14 @@ line 2400                                   the baud rate
 frame 8E1                                   data bits, parity, stop bits
 framing ascii                               how Modbus travels, where it is not RTU: ascii or tcp
 meter 17 usw-dn15-40 timeout_ms=500 new=1   a meter on the line and its profile; new: the first reading comes first
+meter 18 "../my meters/usw.toml"            a profile of one's own: the way to its file from the capture's folder
 +0000 read 17                               we read the meter (a passive capture has no such line)
 +0100 >> 11 03 02 04 00 04 06 E0            the master sends
 +0130 << 11 03 08 00 00 00 00 00 01 F0 …    anybody else does
 +0130 == 17: 127113 mL                      what came of it: a volume, or the reason why there is none
 """
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +31,7 @@ Mark = Literal[">>", "<<", "==", "read"]
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
 
 _EVENT: Final = re.compile(r"\+(\d{1,12}) (read|<<|>>|==|!!) ?(.*)")
-_METER: Final = re.compile(r"meter (\S+) (\S+)(?: (.*))?")
+_METER: Final = re.compile(r'meter (\S+) (?:"([^"]+)"|(\S+))(?: (.*))?')
 _FRAME: Final = re.compile(r"frame ([78])([NEO])([12])")
 _FRAMING: Final = re.compile(f"framing ({'|'.join(FRAMINGS)})")
 _OPTION: Final = re.compile(r"(timeout_ms|retries|new)=(\d{1,5})")
@@ -58,8 +60,46 @@ class Meter(msgspec.Struct, frozen=True, kw_only=True):
     new: int = 0  # 1: nobody had proven before that the meter is in step
 
     def load(self, *, folder: Path) -> Profile:
-        """Return its profile; a path begins at the folder of the capture. Raises ProfileError."""
+        """Return its profile; a path begins at the folder of the capture. Raises ProfileError.
+
+        Where that leads nowhere, a file of that name beside the capture is it: the two were moved together.
+        """
+        if self.is_lost(folder=folder):
+            beside = Path(self.profile).name
+            if _exists(folder / beside):
+                return profiles.load(f"./{beside}", relative_to=folder)
         return profiles.load(self.profile, relative_to=folder)
+
+    def is_lost(self, *, folder: Path) -> bool:
+        """Tell whether its profile is named by a file that is not there."""
+        return is_file(self.profile) and not _exists(folder / self.profile)
+
+
+def is_file(profile: str) -> bool:
+    """Tell whether a profile is named by its file, and not by the name of a built-in one."""
+    return "/" in profile or profile.endswith(".toml")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that no file can have
+        return False
+
+
+def reference(profile: str, *, capture: Path) -> str:
+    """Return how a capture in that file names a profile that the command line names so.
+
+    Raises CaptureError for a path that no line of a capture can hold.
+    """
+    if not is_file(profile):
+        return profile
+    file = Path(profile).absolute()
+    # Its folder may be a symbolic link, behind which `..` leads elsewhere; the file keeps its own name.
+    way = os.path.relpath(Path(os.path.realpath(file.parent)) / file.name, os.path.realpath(capture.absolute().parent))
+    if '"' in way or not way.isprintable():
+        raise CaptureError(f"{profile}: the name holds a quote or an invisible character 文件名含特殊字符: rename it")
+    return way if "/" in way else f"./{way}"
 
 
 class Capture(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,8 +151,8 @@ def parse(text: str, *, where: str, folder: Path = Path()) -> Capture:
         elif match := _FRAMING.fullmatch(row):
             line = msgspec.structs.replace(line, framing=match[1])
         elif match := _METER.fullmatch(row):
-            options: dict[str, Any] = {key: int(value) for key, value in _OPTION.findall(match[3] or "")}
-            meters[match[1]] = Meter(address=match[1], profile=match[2], **options)
+            options: dict[str, Any] = {key: int(value) for key, value in _OPTION.findall(match[4] or "")}
+            meters[match[1]] = Meter(address=match[1], profile=match[2] or match[3], **options)
         else:
             raise CaptureError(
                 f"{place}: {row[:60]!r} is no line of a capture 不是录制格式; right would be, for example, "
@@ -167,13 +207,14 @@ class Writer:
         retries: int | None = None,
         new: int | None = None,
     ) -> None:
-        """Name a meter, once."""
+        """Name a meter and its profile, as `reference` does, once."""
         if address in self._meters:
             return
         self._meters.add(address)
         options = {"timeout_ms": timeout_ms, "retries": retries, "new": new}
         said = "".join(f" {key}={value}" for key, value in options.items() if value is not None)
-        self.put(f"meter {address} {profile}{said}")
+        named = f'"{profile}"' if " " in profile else profile
+        self.put(f"meter {address} {named}{said}")
 
     def event(self, at_ms: float, mark: Mark, what: bytes | str) -> None:
         """Write what happened."""
@@ -209,4 +250,6 @@ def profile_of(meters: dict[str, Meter], address: str, *, folder: Path) -> Profi
     try:
         return meter.load(folder=folder)
     except ProfileError as error:
-        raise CaptureError(f"meter {address}: {error}") from error
+        name = Path(meter.profile).name
+        hint = f"; lay {name} beside the capture 请把它放在录制文件旁" if meter.is_lost(folder=folder) else ""
+        raise CaptureError(f"meter {address}: {error}{hint}") from error

@@ -8,10 +8,11 @@ import msgspec
 
 from agent.technician import explain_cjt188, explain_mbus, explain_modbus, meanings, modbus_wire
 from agent.technician.cutting import Cut, cut
+from agent.technician.fits import Fit, fit_of
 from agent.technician.hextext import Chunk
 from agent.technician.pieces import Meaning, Piece
 from agent.technician.words import Words
-from protocols import cjt188, mbus, modbus
+from protocols import cjt188, cjt188_data, mbus, modbus
 from protocols import profile as profiles
 from protocols.errors import MeterError, ShuiwangError
 from protocols.profile import Profile
@@ -244,6 +245,10 @@ def _volumes(profile: Profile, pieces: Sequence[Piece], request: bytes) -> list[
     found: list[Volume] = []
     pending: list[tuple[bytes, bytes]] = []
     for asked, answer, end in _exchanges(profile, pieces, request):
+        other = _other_record(profile, answer)
+        if other is not None:
+            found.append(Volume(profile=profile.name, end=end, reason="other_record", text=f"{other}"))
+            continue
         if not asked:
             text = "no request of the profile has an answer of this length 型号不会得到这个长度的应答"
             found.append(Volume(profile=profile.name, end=end, reason="wrong_answer", text=text))
@@ -257,6 +262,22 @@ def _volumes(profile: Profile, pieces: Sequence[Piece], request: bytes) -> list[
         text = "other registers of the profile are missing 还缺该型号的其他寄存器"
         found.append(Volume(profile=profile.name, end=pieces[-1].end, reason="no_response", text=text))
     return found
+
+
+def _other_record(profile: Profile, answer: bytes) -> Words | None:
+    """Say which record an answer holds where it is not the current reading, of which alone a profile speaks."""
+    frame = cjt188.parse_frame(answer) if profile.head.protocol == "cjt188" else None
+    if frame is None or frame.is_abnormal or frame.identifier is None:
+        return None
+    identifier, _, name = explain_cjt188.identify(frame.identifier)
+    if identifier == cjt188_data.CURRENT:
+        return None
+    what = name or Words("未知记录", "an unknown record")
+    return Words(
+        f"{identifier:04X} 是{what.zh}，不是当前读数（901F）；其值见上面各字段，历史记录用 `shuiwang history` 读取",
+        f"{identifier:04X} is {what.en}, not the current reading (901F): its fields are above;"
+        " `shuiwang history` reads such records.",
+    )
 
 
 def _volume_of(profile: Profile, pending: list[tuple[bytes, bytes]], end: int) -> Volume | None:
@@ -279,7 +300,7 @@ def _built_in() -> tuple[Profile, ...]:
 
 def _name_profiles(piece: Piece, before: Sequence[Piece], request: bytes) -> None:
     """Say which built-in profiles read the answer, and as what: beside the meanings that are there already."""
-    by_volume: dict[int, list[str]] = {}
+    fits: list[Fit] = []
     has_request = bool(request) or any(other.kind == "request" and other.protocol == piece.protocol for other in before)
     if piece.protocol == "modbus" and not has_request:
         return  # without addresses any profile of that length would seem to fit
@@ -288,7 +309,11 @@ def _name_profiles(piece: Piece, before: Sequence[Piece], request: bytes) -> Non
             continue
         for volume in _volumes(profile, [*before[-_PIECES_TOGETHER:], piece], request):
             if volume.end == piece.end and volume.measurement is not None:
-                by_volume.setdefault(volume.measurement.volume_ml, []).append(profile.name)
+                fit = fit_of(profile, volume.measurement, piece.data)
+                fits += [fit] if fit is not None else []
+    by_volume: dict[int, list[str]] = {}
+    for fit in sorted(fits, key=lambda fit: -fit.certainty):
+        by_volume.setdefault(fit.volume_ml, []).append(fit.profile)
     kept = [
         msgspec.structs.replace(meaning, profiles=tuple(by_volume.pop(meaning.volume_ml, ())))
         for meaning in piece.meanings

@@ -1,12 +1,15 @@
 """CJ/T 188 frames explained, both directions, both orders of the data identifier, with or without a profile."""
 
+from collections.abc import Iterator
 from typing import Final
 
+from agent.technician.history_records import Kind as RecordKind
+from agent.technician.history_records import kind_of, settlements_ago
 from agent.technician.pieces import DAMAGED, Checksum, FieldList, Kind, Meaning, Piece
 from agent.technician.words import Words, cubic_metres
 from protocols import cjt188, cjt188_data
 from protocols.cjt188 import HEADER_BYTES, OVERHEAD_BYTES, Frame
-from protocols.cjt188_data import Cjt188Spec, ClockState
+from protocols.cjt188_data import Cjt188Spec, ClockState, Field
 from protocols.errors import MeterError
 from protocols.registers import VOLUME_ML_MAX
 
@@ -161,13 +164,24 @@ def identify(wire: bytes) -> tuple[int, str, Words | None]:
     """Return a data identifier as a number, the order of its bytes on the wire, and its name if it has one."""
     for order, number in (("", "big"), (", low byte first 低位在前", "little")):
         identifier = int.from_bytes(wire, "big" if number == "big" else "little")
-        name = _IDENTIFIERS.get(identifier)
-        if name is None and identifier in cjt188_data.SETTLED_MONTHS:
-            month = identifier - cjt188_data.SETTLED_MONTHS.start + 1
-            name = Words(f"上 {month} 月结算累计", f"total settled {month} month(s) ago")
+        name = _IDENTIFIERS.get(identifier) or _record_name(identifier)
         if name:
             return identifier, order, name
     return int.from_bytes(wire, "big"), "", None
+
+
+def _record_name(identifier: int) -> Words | None:
+    """Return what a total is called that the meter remembers; None for anything else."""
+    kind, ago, number = kind_of(identifier), settlements_ago(identifier), identifier & 0xFF
+    if kind is RecordKind.SETTLED_MONTH:
+        return Words(f"上 {ago} 月结算累计", f"total settled {ago} month(s) ago")
+    if kind is RecordKind.SETTLEMENT:
+        return Words(f"上 {ago} 次结算累计", f"total settled {ago} settlement(s) ago")
+    if kind is RecordKind.TIMED_FREEZE:
+        return Words(f"定时冻结记录 {number}", f"record {number} frozen by schedule")
+    if kind is RecordKind.COMMANDED_FREEZE:
+        return Words(f"命令冻结记录 {number}", f"record {number} frozen on command")
+    return None
 
 
 def _explain_data(piece: Piece, rows: FieldList, frame: Frame, spec: Cjt188Spec | None) -> None:
@@ -264,6 +278,39 @@ def meanings(content: bytes) -> list[Meaning]:
     return found
 
 
+def certainty(spec: Cjt188Spec, content: bytes) -> int:
+    """Return how much in the bytes after SER speaks for a profile's layout: its unit codes and its date, counted.
+
+    Digits fit any layout. With 0 there is nothing that speaks for this one.
+    """
+    count = 0
+    for field, raw, unit in _fields(spec, content):
+        count += unit in cjt188_data.UNIT_ML
+        is_date = field.kind == "clock" and cjt188_data.decode_clock(raw)[1] in (ClockState.SET, ClockState.AMBIGUOUS)
+        count += is_date
+    return count
+
+
+def way(spec: Cjt188Spec, content: bytes) -> str:
+    """Return how a profile makes a total of the bytes after SER: the same for all that will always show the same."""
+    units = {field.kind: unit or spec.unit for field, _, unit in _fields(spec, content)}
+    unit = units.get("fraction", units.get("total"))
+    decimals = spec.decimals.get(unit) if unit else None
+    return f"{spec.fields} {unit} {decimals}"
+
+
+def _fields(spec: Cjt188Spec, content: bytes) -> Iterator[tuple[Field, bytes, str | None]]:
+    """Yield the fields of a layout with their bytes and unit codes; none where the content has another length."""
+    layout = cjt188_data.parse_layout(spec.fields)
+    if cjt188_data.content_bytes(layout) != len(content):
+        return
+    at = 0
+    for field in layout:
+        end = at + field.bytes
+        yield field, content[at:end], f"{content[end]:02X}" if field.has_unit else None
+        at = end + field.has_unit
+
+
 def _by_decimals(layout: str, raw: bytes, unit: int) -> list[Meaning]:
     code, digits = f"{unit:02X}", raw[::-1].hex()
     if code not in cjt188_data.UNIT_ML or not digits.isdecimal():
@@ -283,6 +330,6 @@ def _by_fraction(layout: str, content: bytes) -> list[Meaning]:
         record = cjt188_data.decode(spec, spec.fields, content)
     except MeterError:
         return []
-    if record.total_ml is None or record.clock is None:  # without a date there is nothing that speaks for this layout
+    if record.total_ml is None or not certainty(spec, content):
         return []
     return [Meaning(how=f"{layout}, m³ with 6 decimals 位小数", volume_ml=record.total_ml)]

@@ -6,18 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from agent.exit_codes import ExitCode
-from agent.options import finite
-from agent.technician.cli import (
-    DataBitsOption,
-    FramingOption,
-    JsonOption,
-    ParityOption,
-    StopBitsOption,
-    fail,
-    load_profile,
-    made,
-    refuse_unwritable,
-)
+from agent.options import JsonOption, finite
+from agent.technician.cli import fail, load_profile, made, refuse_unwritable
+from agent.technician.options import DataBitsOption, FramingOption, ParityOption, StopBitsOption
 
 if TYPE_CHECKING:
     from agent.technician.lines import LineOptions
@@ -194,7 +185,8 @@ def doctor(
         shuiwang doctor --port /dev/ttyUSB0
 
     While the service runs its lines are left alone. Each finding says what to check next. The exit code is that of the
-    first thing that is wrong: 6 port, 9 a meter, 5 disk or store, 7 broker; 0 where nothing is.
+    first thing that is wrong: 6 port, 9 a meter, 5 disk or store, 7 broker; 0 where nothing is; 130 where Ctrl-C ended
+    it before anything wrong was found.
     """
     from agent.technician import field_doctor
     from agent.technician.lines import line_of
@@ -245,6 +237,8 @@ def record(
 
         shuiwang record --port /dev/ttyUSB0 --to capture.txt --read usw-dn15-40:17 --times 10
 
+    A profile of one's own, ./my-meter.toml:17, is named by its way from the capture: move the two files together.
+
     Exit code 0: recorded (with --read: at least one value); 9: nothing; 6: the port; 2: the file exists.
     """
     from agent.technician import field_record
@@ -260,8 +254,7 @@ def record(
         code = field_record.active(port, to, read, options, times=times, every_s=every_s, as_json=as_json)
     else:
         lines = made(lambda: candidates(port, options))
-        known = load_profile(profile) if profile is not None else None
-        code = field_record.passive(lines, to, seconds=seconds, profile=known, as_json=as_json)
+        code = field_record.passive(lines, to, seconds=seconds, profile=profile, as_json=as_json)
     raise typer.Exit(code)
 
 

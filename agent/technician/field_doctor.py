@@ -12,7 +12,7 @@ from gateway.line import LineSettings
 
 
 def examine(config: Path | None, line: LineSettings | None, *, reads: int, listen_s: float, as_json: bool) -> ExitCode:
-    """Examine a gateway or a port and print; return the exit code."""
+    """Examine a gateway or a port and print; return the exit code. What was stopped before its end is never well."""
     doctor = Doctor(SystemClock(), reads=reads, listen_s=listen_s)
     findings: list[Finding] = []
     console = cli.new_console()
@@ -25,11 +25,13 @@ def examine(config: Path | None, line: LineSettings | None, *, reads: int, liste
     except KeyboardInterrupt:
         is_whole = False
     code = exit_code(findings)
+    if not is_whole and code is ExitCode.OK:
+        code = ExitCode.INTERRUPTED
     if as_json:
-        cli.print_json(views_doctor.as_json(findings, code))
+        cli.print_json(views_doctor.as_json(findings, code, is_complete=is_whole))
     else:
         console.print()
-        console.print(views_doctor.summary(findings))
+        console.print(views_doctor.summary(findings, is_complete=is_whole))
     if not is_whole:
         cli.new_console(stderr=True).print("stopped before the end 已中断，检查未完成", style="yellow")
     return code

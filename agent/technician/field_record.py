@@ -18,9 +18,11 @@ from protocols.profile import Profile, load
 
 
 def passive(
-    lines: Sequence[LineSettings], to: Path, *, seconds: float | None, profile: Profile | None, as_json: bool
+    lines: Sequence[LineSettings], to: Path, *, seconds: float | None, profile: str | None, as_json: bool
 ) -> ExitCode:
-    """Record what is overheard; return the exit code."""
+    """Record what is overheard; return the exit code. `profile` is a name or a file."""
+    known = cli.load_profile(profile) if profile is not None else None
+    named = _reference(profile, to) if profile is not None else None
     talk = cli.new_console(stderr=True)
     writer: capture.Writer | None = None
     recorder: PassiveRecorder | None = None
@@ -38,7 +40,7 @@ def passive(
                     writer.close()
                     to.unlink()
                 line, writer = moment.line, _writer(to, moment.line, "passive")
-                recorder = PassiveRecorder(writer, line, profile=profile)
+                recorder = PassiveRecorder(writer, line, profile=known, named=named)
             for heard in recorder.feed(moment.elapsed_ms, moment.raw):
                 talk.print(views_sniffing.frame_line(heard, width=talk.width))
     except KeyboardInterrupt:
@@ -77,10 +79,14 @@ def active(
     """Read meters and record it; return the exit code."""
     talk = cli.new_console(stderr=True)
     plans = [_plan(port, text, options) for text in meters]
+    named = {plan.address_text: _reference(_split(text)[0], to) for plan, text in zip(plans, meters, strict=True)}
     if len({plan.line for plan in plans}) > 1:
         cli.fail(
             ExitCode.USAGE, "the meters leave the factory with different line settings; give --baudrate and --parity"
         )
+    by_address = {plan.address_text: plan.profile.name for plan in plans}
+    if any(by_address[plan.address_text] != plan.profile.name for plan in plans):
+        cli.fail(ExitCode.USAGE, "an address can be read as one model only in one file 同一地址只能用一个型号")
     if to.exists():
         _exists(to)
     reports: list[Report] = []
@@ -92,7 +98,9 @@ def active(
     writer = _writer(to, plans[0].line, "active")
     try:
         with writer:
-            values = record_reads(plans, writer, times=times, every_s=every_s, clock=SystemClock(), tell=tell)
+            values = record_reads(
+                plans, writer, times=times, every_s=every_s, clock=SystemClock(), named=named, tell=tell
+            )
     except KeyboardInterrupt:
         values = sum(report.measurement is not None for report in reports)
     except OSError as error:
@@ -129,12 +137,10 @@ def play(file: Path, *, profile: Profile | None, as_json: bool) -> ExitCode:
 
 
 def _plan(port: str, text: str, options: LineOptions) -> Plan:
-    name, _, address = text.partition(":")
-    if not name or not address:
-        cli.fail(ExitCode.USAGE, f"--read {text[:60]!r}: give PROFILE:ADDRESS, such as usw-dn15-40:17 格式无效")
+    name, address = _split(text)
     try:
         profile = load(name)
-        parsed = profile.protocol.parse_address(address)
+        parsed = profile.parse_address(address)
     except ProfileError as error:
         cli.fail(ExitCode.CONFIGURATION, f"--read {text[:60]!r}: {error}")
     try:
@@ -150,6 +156,18 @@ def _plan(port: str, text: str, options: LineOptions) -> Plan:
         timeout_ms=profile.timing.timeout_ms,
         retries=profile.timing.retries,
     )
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return profile and address of `--read`. An address has no colon; the path of a profile may."""
+    name, _, address = text.rpartition(":")
+    if not name or not address:
+        cli.fail(ExitCode.USAGE, f"--read {text[:60]!r}: give PROFILE:ADDRESS, such as usw-dn15-40:17 格式无效")
+    return name, address
+
+
+def _reference(profile: str, to: Path) -> str:
+    return cli.made(lambda: capture.reference(profile, capture=to))
 
 
 def _writer(to: Path, line: LineSettings, how: str) -> capture.Writer:

@@ -7,8 +7,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from agent.exit_codes import ExitCode
 from agent.technician import advice, cli, proposal, scan_plan, views_reading, views_scanning
+from agent.technician.scan_found import Found
 from agent.technician.scan_plan import Wanted
-from agent.technician.scanning import Event, Found, Scan, Told
+from agent.technician.scanning import Event, Scan, Told
 from agent.technician.words import Words
 from gateway.line import LineSettings
 
@@ -25,7 +26,16 @@ NOTHING_FOUND = [
         "多块 CJ/T 188 表：用 --addresses 给出表上的 14 位表号",
         "Several CJ/T 188 meters: give the 14 digits on them with --addresses",
     ),
-    Words("表较慢：--timeout-ms 1000", "Slow meters: --timeout-ms 1000"),
+    Words("表较慢：--timeout-ms 2000", "Slow meters: --timeout-ms 2000"),
+    Words(
+        "只答自己寄存器、或休眠的 Modbus 表，只在地址 1-10 细查过：用 --addresses 给出它的地址",
+        "A Modbus meter that answers its own registers only, or sleeps, is looked for at units 1 to 10: name its unit"
+        " with --addresses",
+    ),
+    Words(
+        "知道型号？直接读：`shuiwang read --profile 型号 --address 表号`",
+        "Is the model known? Read it: `shuiwang read --profile NAME --address ADDRESS`",
+    ),
     advice.TERMINATION,
 ]
 
@@ -109,6 +119,9 @@ def _write(scan: Scan, path: Path, talk: Console) -> None:
     except OSError as error:
         cli.fail(ExitCode.USAGE, f"{path}: cannot be written 无法写入: {error.strerror}")
     talk.print(f"proposed in 建议配置已写入 {path}", style="green")
+    left = sum(not found.is_decided for found in scan.found)
+    if left:
+        talk.print(f"{left} of them as comments, for you to decide 其中 {left} 块待您定夺，写成注释", style="yellow")
 
 
 def _end(scan: Scan, talk: Console, *, is_complete: bool) -> ExitCode:

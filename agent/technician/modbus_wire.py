@@ -16,6 +16,8 @@ Framing = Literal["rtu", "ascii", "tcp"]
 FUNCTIONS: Final = (1, 2, 3, 4, 5, 6, 15, 16)
 READS: Final = (1, 2, 3, 4)
 WRITES: Final = (5, 6, 15, 16)
+# These depend on the request alone; after "acknowledge", "busy" or a gateway's "no response" the answer may still come.
+FINAL_EXCEPTIONS: Final = (modbus.ILLEGAL_FUNCTION, modbus.ILLEGAL_DATA_ADDRESS, modbus.ILLEGAL_DATA_VALUE)
 _WRITES_MANY: Final = (15, 16)
 # Colon, 255 bytes as digits, CR LF (Serial Line 2.5.2.1).
 ASCII_BYTES_MAX: Final = 513

@@ -1,7 +1,7 @@
 """Recording a line into a capture: passively, or while we read meters. Never writes to a meter."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from agent.technician.capture import Writer
@@ -20,12 +20,17 @@ BURST_S: Final = 0.02
 class PassiveRecorder:
     """Writes what a Sniffer makes of a line. Outcomes are those of its frames, so a replay must come to the same."""
 
-    def __init__(self, writer: Writer, line: LineSettings, *, profile: Profile | None = None) -> None:
-        """`profile` says what the meters are; without it, the first built-in one that makes a volume of the answer."""
+    def __init__(
+        self, writer: Writer, line: LineSettings, *, profile: Profile | None = None, named: str | None = None
+    ) -> None:
+        """`profile` says what the meters are; without it, the first built-in one that makes a volume of the answer.
+
+        `named` is how the capture names it, where that is not its name.
+        """
         self.sniffer = Sniffer(byte_ms=line.byte_s * 1000, guesser=Guesser([profile] if profile else built_in()))
         self._writer = writer
+        self._named = named
         self._profile_of: dict[str, str] = {}
-        self._waiting = ""  # the station of the request that is not answered yet
 
     def feed(self, at_ms: float, data: bytes) -> list[Heard]:
         """Take bytes (or none, as time goes by); return what they mean. Raises OSError where the disk is full."""
@@ -50,7 +55,7 @@ class PassiveRecorder:
     def _outcome(self, heard: Heard) -> str | None:
         if heard.kind == "answer" and heard.fits:
             name = self._profile_of.setdefault(heard.station, heard.fits[0].profile)
-            self._writer.meter(heard.station, name)
+            self._writer.meter(heard.station, self._named or name)
         return outcome_of(heard, self._profile_of.get(heard.station))
 
 
@@ -70,17 +75,20 @@ def record_reads(
     times: int,
     every_s: float,
     clock: Clock,
+    named: Mapping[str, str] | None = None,
     tell: Callable[[Report], None] = lambda _: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> int:
     """Read each meter so many times and write all of it; return how many readings gave a value.
 
-    Several plans share one line. Raises OSError where the disk is full. An interruption leaves a whole capture.
+    Several plans share one line. `named` says for an address how the capture names its profile, where that is not the
+    profile's name. Raises OSError where the disk is full. An interruption leaves a whole capture.
     """
     trace = Trace(burst_s=BURST_S)
     values = 0
     for plan in plans:
-        writer.meter(plan.address_text, plan.profile.name, timeout_ms=plan.timeout_ms, retries=plan.retries, new=1)
+        name = (named or {}).get(plan.address_text, plan.profile.name)
+        writer.meter(plan.address_text, name, timeout_ms=plan.timeout_ms, retries=plan.retries, new=1)
     for plan in plans:  # one line, one port: each meter is read to its end, then the next
         station = Station(plan, clock=clock, opener=trace.opener)
         try:

@@ -102,10 +102,12 @@ def _compare_passive(capture: Capture, heard: tuple[Heard, ...], profile: Profil
     for event in capture.events:
         if event.mark == "==":
             recorded.setdefault(event.text.partition(": ")[0], deque()).append(event.text)
+    used = {
+        address: profile or profile_of(capture.meters, address, folder=capture.folder) for address in capture.meters
+    }
     for one in heard:
-        meter = capture.meters.get(one.station)
-        name = profile.name if profile else meter.profile if meter else None
-        now = outcome_of(one, name)
+        known = used.get(one.station, profile)
+        now = outcome_of(one, known.name if known else None)
         if now is None:
             continue
         waiting = recorded.get(one.station)
@@ -164,7 +166,7 @@ def _station(
         )
     meter = capture.meters.get(address) or Meter(address=address, profile=used.name)
     try:
-        parsed = used.protocol.parse_address(address)
+        parsed = used.parse_address(address)
     except ProfileError as error:
         raise CaptureError(f"{capture.where}: {address!r} is no address for {used.name}: {error}") from error
     port = _PlayedPort(clock, is_tcp=capture.line.framing == "tcp")

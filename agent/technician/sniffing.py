@@ -8,11 +8,12 @@ The core is pure: it is fed (milliseconds, bytes) and knows no port, so a record
 """
 
 import statistics
+from collections import deque
 from typing import Final, Literal
 
 import msgspec
 
-from agent.technician import modbus_wire
+from agent.technician import modbus_wire, pairing
 from agent.technician.cutting import Cutter, Piece, Protocol, Source
 from agent.technician.fits import Fit, Guesser, built_in
 from agent.technician.words import Words
@@ -23,10 +24,14 @@ Kind = Literal["request", "answer", "refusal", "acknowledgement", "damaged", "no
 LATENCIES_MAX: Final = 10_000
 STATIONS_MAX: Final = 500
 REQUESTS_TIMED: Final = 100
+UNANSWERED_MAX: Final = 32
+# An answer that is later than this is nobody's. No master waits as long, and no option of ours lets one.
+LATE_MS_MAX: Final = 10_000.0
 UNKNOWN_BYTES_DAMAGED: Final = 4  # fewer than the shortest answer has are noise and not a damaged answer
 
 LATE: Final = Words("迟到的应答：主机已在问别的", "a late answer: the master asked on")
 WRITES: Final = Words("有人在写表！", "somebody WRITES to a meter!")
+UNCLEAR: Final = Words("不明，或为迟到", "unclear, maybe late")  # of an answer that fits an earlier request as well
 NOBODY_ASKED: Final = Words("没有听到它的请求", "its request was not heard")
 
 
@@ -56,7 +61,10 @@ class Heard(msgspec.Struct, kw_only=True):
 
 
 class Station(msgspec.Struct, kw_only=True):
-    """What was overheard of one meter. `silent` requests got no answer before the next one."""
+    """What was overheard of one meter. `silent` requests got no answer before the next one.
+
+    `unclear` answers may be to an earlier request; `unselected` ones came when another M-Bus meter was selected.
+    """
 
     protocol: Protocol
     address: str
@@ -66,6 +74,8 @@ class Station(msgspec.Struct, kw_only=True):
     damaged: int = 0
     late: int = 0
     silent: int = 0
+    unclear: int = 0
+    unselected: int = 0
     latencies_ms: list[float] = []
     asked_ms: list[float] = []
     fits: tuple[Fit, ...] = ()
@@ -103,7 +113,6 @@ class Totals(msgspec.Struct, kw_only=True):
 class _Asked(msgspec.Struct, frozen=True):
     heard: Heard
     station: Station
-    wants_data: bool = True
 
 
 class Sniffer:
@@ -117,7 +126,8 @@ class Sniffer:
         self._cutter = Cutter(byte_ms=byte_ms, source=source)
         self._guesser = guesser or Guesser(built_in())
         self._asked: _Asked | None = None
-        self._selected = str(mbus.SELECTED)  # the M-Bus meter that FD means at present
+        self._unanswered: deque[_Asked] = deque(maxlen=UNANSWERED_MAX)  # the latest; their answers may come late
+        self._selection = pairing.Selection()
 
     def feed(self, at_ms: float, data: bytes) -> list[Heard]:
         """Take bytes that were there at an instant; return what has become clear."""
@@ -146,7 +156,9 @@ class Sniffer:
             self.parity = modbus_wire.parity_in(piece.data) or self.parity
         kind, address, note = _role(piece, self._asked)
         if piece.protocol == "mbus" and kind == "request":
-            address = self._name_of_selected(piece.data, address)
+            frame = mbus.parse_frame(piece.data)
+            assert frame is not None
+            address = self._selection.station_of(frame)
         heard = Heard(
             at_ms=piece.at_ms,
             until_ms=piece.until_ms,
@@ -166,46 +178,90 @@ class Sniffer:
             self._answer(heard)
         return heard
 
-    def _name_of_selected(self, data: bytes, address: str) -> str:
-        """Return whom an M-Bus request means: behind FD it is whoever was selected last."""
-        frame = mbus.parse_frame(data)
-        assert frame is not None
-        if frame.ci == mbus.SELECT:
-            self._selected = address
-        return self._selected if frame.address == mbus.SELECTED else address
-
     def _request(self, heard: Heard) -> None:
         self._give_up_waiting()
         station = self._station(heard.protocol, heard.station)
         station.requests += 1
         station.asked_ms.append(heard.at_ms)
         del station.asked_ms[:-REQUESTS_TIMED]
-        self._asked = _Asked(heard, station, _wants_data(heard))
+        self._asked = _Asked(heard, station)
+        self._guesser.asked(heard.protocol, heard.plain, at_ms=heard.at_ms)
 
     def _answer(self, heard: Heard) -> None:
         asked = self._asked
-        if asked is None or not _answers(asked.heard, heard):
-            known = self.stations.get((heard.protocol, heard.station))
-            heard.note = LATE if known is not None and known.silent else NOBODY_ASKED
-            self._station(heard.protocol, heard.station).late += heard.note is LATE
+        if asked is None or not _may_answer(asked, heard):
+            self._unpaired(heard)
             return
         self._asked = None
-        station = asked.station
-        if _means_anybody(asked.heard) and heard.station != station.address:  # now it has a name
-            station.requests -= 1
-            station = self._station(heard.protocol, heard.station)
-            station.requests += 1
-        heard.station = station.address
+        heard.station, note = self._who_answers(asked.heard, heard)
+        heard.note = note or heard.note
+        station = self._credited(asked, heard)
+        station.unselected += note not in (None, pairing.NOBODY_SELECTED)
+        if heard.kind == "answer" and self._is_unclear(asked, heard.at_ms):
+            heard.note = UNCLEAR
+            station.answers += 1
+            station.unclear += 1
+            return
         heard.latency_ms = max(0.0, heard.at_ms - asked.heard.until_ms)
         station.latencies_ms.append(heard.latency_ms)
         del station.latencies_ms[:-LATENCIES_MAX]
         if heard.kind == "refusal":
             station.refusals += 1
+            if not pairing.is_final(heard.protocol, heard.plain):
+                self._unanswered.append(asked)
             return
         station.answers += 1
-        if heard.kind == "answer":
+        if heard.kind == "answer" and not _is_nobody(heard):
             heard.fits = self._guesser.fits(heard.protocol, asked.heard.plain, heard.plain)
             station.fits = heard.fits or station.fits
+
+    def _unpaired(self, heard: Heard) -> None:
+        """Note an answer that is not to the request that waits: a late one to an earlier request, or nobody's."""
+        late = next((one for one in self._still_possible(heard.at_ms) if _may_answer(one, heard)), None)
+        heard.note = NOBODY_ASKED if late is None else LATE
+        if late is not None:
+            self._unanswered.remove(late)
+            heard.station, _ = self._who_answers(late.heard, heard)
+        self._station(heard.protocol, heard.station).late += late is not None
+
+    def _still_possible(self, at_ms: float) -> list[_Asked]:
+        """Return the requests whose answers may still come, the oldest first."""
+        return [one for one in self._unanswered if at_ms - one.heard.until_ms <= LATE_MS_MAX]
+
+    def _is_unclear(self, asked: _Asked, at_ms: float) -> bool:
+        """Tell whether an answer that fits a request would fit an earlier one, for something else, just as well."""
+        return any(
+            one.heard.protocol == asked.heard.protocol
+            and pairing.differ_unseen(asked.heard.protocol, one.heard.plain, asked.heard.plain)
+            for one in self._still_possible(at_ms)
+        )
+
+    def _who_answers(self, request: Heard, heard: Heard) -> tuple[str, Words | None]:
+        """Return whose the answer to a request is, and what is wrong with that."""
+        if heard.kind == "acknowledgement":
+            frame = mbus.parse_frame(request.data)
+            if frame is not None and frame.ci == mbus.SELECT:
+                self._selection.acknowledge(frame)
+            return request.station, None
+        if request.protocol == "mbus":
+            asked, told = mbus.parse_frame(request.data), mbus.parse_frame(heard.data)
+            assert asked is not None
+            assert told is not None
+            return self._selection.owner_of(told) if asked.address == mbus.SELECTED else (heard.station, None)
+        return heard.station, None
+
+    def _credited(self, asked: _Asked, heard: Heard) -> Station:
+        """Return the station that answered. It may be another than was asked: a request to any meter has a name now."""
+        if heard.station == asked.station.address:
+            return asked.station
+        asked.station.requests -= 1
+        del asked.station.asked_ms[-1:]
+        if not (asked.station.requests or asked.station.answers or asked.station.late or asked.station.damaged):
+            self.stations.pop((asked.heard.protocol, asked.station.address), None)
+        station = self._station(heard.protocol, heard.station)
+        station.requests += 1
+        station.asked_ms.append(asked.heard.at_ms)
+        return station
 
     def _no_frame(self, piece: Piece) -> Heard:
         heard = Heard(at_ms=piece.at_ms, until_ms=piece.until_ms, protocol="", kind="noise", data=piece.data)
@@ -213,10 +269,7 @@ class Sniffer:
         if asked and asked.heard.protocol == "mbus" and piece.data == bytes((mbus.ACKNOWLEDGEMENT,)):
             heard.kind, heard.protocol, heard.station = "acknowledgement", "mbus", asked.heard.station
             self.totals.frames += 1
-            if asked.wants_data:
-                heard.note = LATE
-            else:
-                self._answer(heard)
+            self._answer(heard)
             return heard
         self.totals.unknown_bytes += len(piece.data)
         if asked and len(piece.data) >= UNKNOWN_BYTES_DAMAGED:
@@ -225,12 +278,14 @@ class Sniffer:
             heard.latency_ms = max(0.0, heard.at_ms - asked.heard.until_ms)
             asked.station.damaged += 1
             self.totals.damaged += 1
+            self._unanswered.append(asked)  # what was noise may be followed by the answer
             self._asked = None
         return heard
 
     def _give_up_waiting(self) -> None:
-        if self._asked and not _is_broadcast(self._asked.heard):
-            self._asked.station.silent += 1
+        if self._asked:
+            self._asked.station.silent += not _is_broadcast(self._asked.heard)
+            self._unanswered.append(self._asked)
         self._asked = None
 
     def _station(self, protocol: Protocol, address: str) -> Station:
@@ -256,10 +311,8 @@ def _role(piece: Piece, asked: _Asked | None) -> tuple[Kind, str, Words | None]:
         return kind, frame.address, WRITES if writes else None
     telegram = mbus.parse_frame(piece.data)
     assert telegram is not None
-    if telegram.is_request and telegram.ci == mbus.SELECT:
-        return "request", str(mbus.decode_identity((telegram.data + b"\xff" * 8)[:8])), None
-    is_write = telegram.is_request and telegram.function == mbus.SEND_DATA
-    if telegram.is_request:
+    if telegram.is_request:  # a selection writes nothing
+        is_write = telegram.function == mbus.SEND_DATA and telegram.ci != mbus.SELECT
         return "request", str(telegram.address), WRITES if is_write else None
     return "refusal" if telegram.ci == 0x70 else "answer", str(telegram.address), None
 
@@ -269,45 +322,24 @@ def _role_of_modbus(data: bytes, asked: _Asked | None) -> tuple[Kind, str, Words
     note = WRITES if function in modbus_wire.WRITES else None
     if data[1] & 0x80:
         return "refusal", unit, note
-    may_answer = asked is not None and asked.heard.protocol == "modbus" and asked.heard.plain[1] == function
-    may_answer = may_answer and asked is not None and asked.heard.plain[0] in {data[0], 0}
+    may_answer = asked is not None and asked.heard.protocol == "modbus"
+    may_answer = may_answer and asked is not None and pairing.answers("modbus", asked.heard.plain, data)
     if function in modbus_wire.WRITES:  # these are answered by what looks like a request
-        return "answer" if may_answer and len(data) == modbus.REQUEST_BYTES else "request", unit, note
+        return "answer" if may_answer else "request", unit, note
     if modbus_wire.is_request(data) or (len(data) == modbus.REQUEST_BYTES and not may_answer):
         return "request", unit, note
     return "answer", unit, note
 
 
-def _answers(request: Heard, answer: Heard) -> bool:
-    """Tell whether a sound frame of a meter answers the request that is waiting."""
-    if request.protocol != answer.protocol:
-        return False
-    if request.protocol == "modbus":
-        return request.plain[1] == answer.plain[1] & 0x7F and request.plain[0] in {answer.plain[0], 0}
-    if request.protocol == "cjt188":
-        asked, told = cjt188.parse_frame(request.data), cjt188.parse_frame(answer.data)
-        assert asked is not None
-        assert told is not None
-        same = asked.address in (cjt188.BROADCAST, told.address)
-        return same and asked.request_control == told.request_control and asked.serial == told.serial
-    if answer.kind == "acknowledgement":
-        return True
-    asked_of, told_by = mbus.parse_frame(request.data), mbus.parse_frame(answer.data)
-    assert asked_of is not None
-    assert told_by is not None
-    if asked_of.function != mbus.REQUEST_DATA:
-        return False
-    return asked_of.address in (mbus.SELECTED, mbus.ANY_METER, told_by.address)
+def _may_answer(asked: _Asked, heard: Heard) -> bool:
+    """Tell whether what a meter sent can be the answer to a request."""
+    protocol = asked.heard.protocol
+    return protocol == heard.protocol and pairing.answers(protocol, asked.heard.plain, heard.plain or heard.data)
 
 
-def _wants_data(request: Heard) -> bool:
-    frame = mbus.parse_frame(request.data) if request.protocol == "mbus" else None
-    return frame is None or frame.function == mbus.REQUEST_DATA
-
-
-def _means_anybody(request: Heard) -> bool:
-    """Tell whether the request is to whatever meter is on the line; its answer then says who that is."""
-    return request.station in {"0", cjt188.BROADCAST, str(mbus.ANY_METER)}
+def _is_nobody(heard: Heard) -> bool:
+    """Tell whether an M-Bus telegram does not say whose it is, and nobody was selected."""
+    return heard.protocol == "mbus" and heard.station == str(mbus.SELECTED)
 
 
 def _is_broadcast(request: Heard) -> bool:

@@ -50,11 +50,13 @@ def render(finding: Finding) -> RenderableType:
     return Group(*parts)
 
 
-def summary(findings: Sequence[Finding]) -> Text:
+def summary(findings: Sequence[Finding], *, is_complete: bool = True) -> Text:
     """Return one line: how many things are well and how many are not."""
     counts = {level: sum(finding.level == level for finding in findings) for level in SIGNS}
     if counts["bad"]:
         line = Text(f"{counts['bad']} wrong 处故障", "bold red")
+    elif not is_complete:
+        line = Text("stopped before the end 未查完", "bold yellow")
     elif counts["warn"]:
         line = Text("works, with warnings 可用，但有隐患", "bold yellow")
     else:
@@ -65,17 +67,18 @@ def summary(findings: Sequence[Finding]) -> Text:
     )
 
 
-def as_json(findings: Sequence[Finding], code: int) -> dict[str, Any]:
-    """Return the same for programs."""
+def as_json(findings: Sequence[Finding], code: int, *, is_complete: bool = True) -> dict[str, Any]:
+    """Return the same for programs; `complete` is false where somebody stopped it."""
     return {
         "exit_code": int(code),
+        "complete": is_complete,
         "findings": [
             {
                 "topic": finding.topic,
                 "level": finding.level,
                 "zh": finding.says.zh,
                 "en": finding.says.en,
-                "check_next": [{"zh": step.zh, "en": step.en} for step in finding.next],
+                "check_next": finding.next,
                 "data": finding.data,
             }
             for finding in findings

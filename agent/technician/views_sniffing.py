@@ -45,6 +45,8 @@ def live(
     head = heading(sniffer, title=title, elapsed_ms=elapsed_ms)
     table = stations(sniffer, at_most=stations_shown, width=width)
     tail = [frame_line(heard, width=width) for heard in recent[-rows:]]
+    for line in tail:  # a note that wraps would push the rest out of the picture
+        line.no_wrap, line.overflow = True, "ellipsis"
     return Group(
         head, table, Text(" recent 最近", "bold"), *tail,
         Text(" Ctrl-C 结束并显示总表 ends it and shows the summary", "dim"),
@@ -164,6 +166,22 @@ def advice(sniffer: Sniffer) -> list[Words]:
             words.append(
                 Words(f"{name} 应答迟到：主机的超时太短", f"{name} answers late: the master's timeout is too short")
             )
+        if station.unclear:
+            words.append(
+                Words(
+                    f"{name}：前一个请求没有应答，下一个应答长度相同，可能是迟到的，不作读数；请延长主机的超时",
+                    f"{name}: an answer that would fit the unanswered request before just as well is no reading; give"
+                    " the master a longer timeout",
+                )
+            )
+        if station.unselected:
+            words.append(
+                Words(
+                    f"{name} 在选中别的表时应答：查掩码是否选中两块表，或表号重复",
+                    f"{name} answers where another meter was selected: a selection that means both, or one that was not"
+                    " obeyed",
+                )
+            )
     return words
 
 
@@ -178,7 +196,7 @@ def as_json(heard: Heard) -> dict[str, Any]:
         "latency_ms": None if heard.latency_ms is None else round(heard.latency_ms, 1),
         "hex": heard.data.hex(" ").upper(),
         "fits": [{"profile": fit.profile, "volume_ml": fit.volume_ml} for fit in heard.fits],
-        "note": None if heard.note is None else {"zh": heard.note.zh, "en": heard.note.en},
+        "note": heard.note,
     }
 
 
@@ -197,7 +215,7 @@ def summary_json(sniffer: Sniffer, *, port: str, line: str, elapsed_ms: float) -
         "damaged": totals.damaged,
         "writes": totals.writes,
         "stations": [_station_json(station) for station in sniffer.stations.values()],
-        "check_next": [{"zh": words.zh, "en": words.en} for words in advice(sniffer)],
+        "check_next": advice(sniffer),
     }
 
 
@@ -212,6 +230,8 @@ def _station_json(station: Station) -> dict[str, Any]:
         "damaged": station.damaged,
         "late": station.late,
         "silent": station.silent,
+        "unclear": station.unclear,
+        "unselected": station.unselected,
         "latency_ms": None
         if latency is None
         else dict(zip(("min", "median", "max"), (round(x, 1) for x in latency), strict=True)),
@@ -231,6 +251,8 @@ def _row(station: Station, *, is_wide: bool) -> tuple[RenderableType, ...]:
             (station.refusals, "refused 拒绝"),
             (station.damaged, "damaged 损坏"),
             (station.late, "late 迟到"),
+            (station.unclear, "unclear 不明"),
+            (station.unselected, "not selected 未选中"),
         )
         if count
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from partners.processes import run_shuiwang
 from readings import shows, silent
 
 from agent import cli
@@ -38,11 +39,6 @@ address = "{address}"
 """
 GROUP = typer.main.get_command(cli.app)
 COMMANDS = sorted(GROUP.list_commands(None))
-
-
-def shuiwang(*arguments, cwd=ROOT):
-    command = [sys.executable, "-m", "agent.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=cwd)
 
 
 @pytest.fixture
@@ -99,7 +95,7 @@ def test_there_are_options_with_numbers():
 
 @pytest.mark.parametrize("arguments", [["--watch=nan"], ["--watch", "nan"], ["-w", "inf"]])
 def test_watching_every_nan_seconds_is_refused(arguments):
-    done = shuiwang("read", "--port", "/dev/null", "--profile", "xintai", "--address", "1", *arguments)
+    done = run_shuiwang("read", "--port", "/dev/null", "--profile", "xintai", "--address", "1", *arguments)
     assert done.returncode == ExitCode.USAGE
     assert "Traceback" not in done.stderr
 
@@ -107,21 +103,37 @@ def test_watching_every_nan_seconds_is_refused(arguments):
 @pytest.mark.parametrize("arguments", [["110302040004E206E0"], ["110302040004E206E0", "--json"], ["1103"]])
 def test_a_full_disk_behind_stdout_is_one_line(arguments):
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "agent.cli", "decode", *arguments],
-            stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False, cwd=ROOT,
-        )  # fmt: skip
+        done = run_shuiwang("decode", *arguments, capture_output=False, stdout=full, stderr=subprocess.PIPE)
     assert done.stderr == "the output cannot be written 无法输出: No space left on device\n"
     assert done.returncode in {ExitCode.USAGE, ExitCode.NO_READING}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["profiles"],
+        ["profiles", "--json"],
+        ["--help"],
+        ["decode", "110302040004E206E0"],
+        ["decode", "110302040004E206E0", "--json"],
+        ["simulate", "docs/village.example.toml"],
+    ],
+)
+def test_a_reader_that_goes_away_is_no_bug(arguments):
+    """As with `| head -1`: whoever read had enough; nothing is said, and no traceback sends anybody to look."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        done = run_shuiwang(*arguments, capture_output=False, stdout=closed, stderr=subprocess.PIPE)
+    assert "Traceback" not in done.stderr
+    assert "Broken pipe" not in done.stderr
+    assert done.returncode == ExitCode.OUTPUT_CLOSED
 
 
 def test_a_terminal_without_chinese_still_says_it():
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     for arguments in (["decode", "11 03 02 04 00 04 06 E0"], ["profiles"], ["--help"], ["profiles", "--json"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "agent.cli", *arguments],
-            capture_output=True, timeout=30, check=False, cwd=ROOT, env=environment,
-        )  # fmt: skip
+        done = run_shuiwang(*arguments, text=False, env=environment)
         assert (done.returncode, done.stderr) == (0, b""), arguments
     assert len(json.loads(done.stdout)) > 20
 
@@ -139,7 +151,7 @@ def test_a_terminal_without_chinese_still_says_it():
     ],
 )
 def test_what_cannot_work_is_said_at_once_in_one_line(arguments, says):
-    done = shuiwang(*arguments)
+    done = run_shuiwang(*arguments)
     assert says in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.returncode in {ExitCode.USAGE, ExitCode.CONFIGURATION}
@@ -159,21 +171,21 @@ def test_make_targets_of_the_readme_exist():
 
 
 def test_a_missing_configuration_is_one_line_and_exit_code_3(tmp_path):
-    result = shuiwang("run", "-c", tmp_path / "none.toml")
+    result = run_shuiwang("run", "-c", tmp_path / "none.toml")
     assert result.returncode == ExitCode.CONFIGURATION
     assert "none.toml" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
 def test_check_says_what_the_configuration_means(config):
-    result = shuiwang("check", "-c", config)
+    result = run_shuiwang("check", "-c", config)
     assert result.returncode == 0
     assert "less than 0.1 m³ in 12 h" in result.stdout
-    assert json.loads(shuiwang("check", "-c", config, "--json").stdout)["meters"] == 2
+    assert json.loads(run_shuiwang("check", "-c", config, "--json").stdout)["meters"] == 2
 
 
 def test_status_before_the_first_run_says_so(config):
-    result = shuiwang("status", "-c", config)
+    result = run_shuiwang("status", "-c", config)
     assert result.returncode == ExitCode.STORE
     assert "has not run" in result.stderr
 
@@ -183,21 +195,21 @@ def test_status_tells_the_living_from_the_dead(config):
     store = Store(config.parent / "data" / "shuiwang.db", new_epoch="01ARZ3NDEKTSV4RRFFQ69G5FAV")
     store.commit([shows("m-1", 1, 123.456), silent("m-2", 1)], [])
     store.close()
-    report = json.loads(shuiwang("status", "-c", config, "--json").stdout)
+    report = json.loads(run_shuiwang("status", "-c", config, "--json").stdout)
     assert [(meter["meter"], meter["state"], meter["volume_ml"]) for meter in report["meters"]] == [
         ("m-1", "stale", 123_456),
         ("m-2", "never", None),
     ]
     assert report["running"] is False
     assert report["outbox"]["telemetry"] == {"waiting": 1, "last_seq": 1, "acked_seq": 0, "acked_at": None}
-    text = shuiwang("status", "-c", config).stdout
+    text = run_shuiwang("status", "-c", config).stdout
     assert "0.123" in text
     assert "no answer" in text
     assert "\x1b" not in text, "colours only on a terminal"
 
 
 def test_an_impossible_fast_clock_is_a_usage_error(config):
-    assert shuiwang("run", "-c", config, "--fast-clock", "0@0:0").returncode == ExitCode.USAGE
+    assert run_shuiwang("run", "-c", config, "--fast-clock", "0@0:0").returncode == ExitCode.USAGE
 
 
 def test_the_service_needs_no_library_of_the_demo_or_the_tests():

@@ -18,6 +18,8 @@ def test_codes_never_change_their_number():
         "DIFFERENT": 10,
         "VALVE_UNCONFIRMED": 11,
         "NOT_DONE": 12,
+        "INTERRUPTED": 130,
+        "OUTPUT_CLOSED": 141,
     }
 
 

@@ -16,13 +16,20 @@ from partners import pymodbus_meters
 from partners.mosquitto import Mosquitto
 from partners.overheard_line import tapped, village
 from partners.processes import find
-from readings import shows
+from readings import at, shows, silent
 from rich.console import Console
 
 from agent import config as configuration
 from agent.exit_codes import ExitCode
 from agent.service import STORE_NAME
-from agent.technician import checkup_broker, checkup_gateway, checkup_meters, checkup_port, views_doctor
+from agent.technician import (
+    checkup_broker,
+    checkup_gateway,
+    checkup_meters,
+    checkup_port,
+    field_doctor,
+    views_doctor,
+)
 from agent.technician.doctor import Doctor, exit_code
 from agent.technician.finding import Finding
 from agent.technician.words import Words
@@ -371,6 +378,19 @@ def test_while_the_service_runs_its_lines_are_left_alone_and_its_store_is_asked(
     assert findings["meter", "m-4"].level == "bad"
 
 
+def test_a_meter_of_which_only_wrong_answers_are_stored_may_be_one_behind(tmp_path):
+    (tmp_path / "data").mkdir()
+    store = Store(tmp_path / "data" / STORE_NAME, new_epoch="01ARZ3NDEKTSV4RRFFQ69G5FAV", reserve_bytes=0)
+    wrong = [silent(meter, 3, "wrong_answer") for meter in ("m-3", "m-4")]
+    store.commit([shows("m-4", 2.99, 5), *wrong, silent("m-5", 3)], [])
+    store.close()
+    now = SimpleNamespace(now=lambda: at(3))
+    found = list(checkup_gateway.meters_by_store(loaded(tmp_path, addresses=(3, 4, 5)), now))
+    assert [one.level for one in found] == ["bad", "warn", "bad"], found
+    assert "one answer behind" in found[0].next[0].en
+    assert not [step for one in found[1:] for step in one.next if "behind" in step.en]
+
+
 # -- the broker -------------------------------------------------------------------------------------------------------
 
 
@@ -482,7 +502,7 @@ def test_the_command_prints_json_and_ends_with_the_gravest_code(tmp_path):
         text = shuiwang("doctor", "-c", path, "--listen", 0.2, "--reads", 2)
         alone = shuiwang("doctor", "--port", line.port, "--listen", 0.2, "--json")
     result = json.loads(done.stdout)
-    assert (done.returncode, result["exit_code"]) == (0, 0), done.stdout
+    assert (done.returncode, result["exit_code"], result["complete"]) == (0, 0, True), done.stdout
     topics = [finding["topic"] for finding in result["findings"]]
     assert topics == ["port", "adapter", "silence", "meter", "clock", "disk", "store", "broker"]
     assert "802.609751 m³" in text.stdout
@@ -504,6 +524,26 @@ def test_the_command_prints_json_and_ends_with_the_gravest_code(tmp_path):
 def test_what_cannot_be_examined_ends_with_its_code_and_no_traceback(arguments, code):
     done = shuiwang("doctor", *arguments)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+@pytest.mark.parametrize(("level", "code"), [("ok", ExitCode.INTERRUPTED), ("bad", ExitCode.PORT)])
+def test_a_check_up_that_is_stopped_is_neither_whole_nor_well(monkeypatch, capsys, level, code):
+    """Ctrl-C after the first finding: what was not looked at may be what is wrong."""
+
+    def stopped(doctor, line):
+        yield Finding(topic="port", level=level, says=Words("串口", "port"), code=ExitCode.PORT)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Doctor, "examine_port", stopped)
+    for as_json in (True, False):
+        assert field_doctor.examine(None, PORT, reads=1, listen_s=0.1, as_json=as_json) is code
+        told = capsys.readouterr()
+        assert "stopped before the end 已中断" in told.err
+        if as_json:
+            result = json.loads(told.out)
+            assert (result["exit_code"], result["complete"], len(result["findings"])) == (code, False, 1)
+        else:
+            assert "all well" not in told.out
 
 
 def test_a_late_answer_is_counted_by_its_time():

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from partners import pymodbus_meters
 from partners.overheard_line import tapped, village
-from partners.processes import find
+from partners.processes import REPOSITORY, find
 
 from agent.technician import capture, modbus_wire, replaying
 from agent.technician.capture import CaptureError, Writer, outcome_code
@@ -312,6 +312,123 @@ def test_a_foreign_masters_readings_are_recorded_from_a_tap(tmp_path):
     assert "meter 3 " in text
     assert "== 3: 802609751 mL" in text
     assert shuiwang("replay", file).returncode == 0
+
+
+OWN = (REPOSITORY / "protocols/profiles/usw-dn15-40.toml").read_text(encoding="utf-8").replace(
+    'name = "usw-dn15-40"', 'name = "my-usw"'
+)  # fmt: skip
+
+
+def own_profile(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(OWN, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("profile_", "capture_", "written"),
+    [
+        ("my.toml", "c.txt", "./my.toml"),
+        ("profiles/my.toml", "c.txt", "profiles/my.toml"),
+        ("my.toml", "pits/7/c.txt", "../../my.toml"),
+        ("my meters/usw 1.toml", "c.txt", '"my meters/usw 1.toml"'),
+        ("profiles/usw", "profiles/c.txt", "./usw"),
+    ],
+)
+@pytest.mark.parametrize("moved", ["", "all", "into one folder"])
+def test_a_meter_of_ones_own_is_replayed_and_compared(tmp_path, monkeypatch, profile_, capture_, written, moved):
+    """Also after capture and profile went to another place together."""
+    home = tmp_path / "home"
+    own_profile(home / profile_)
+    (home / capture_).parent.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(home)
+    named = capture.reference(f"./{profile_}", capture=Path(capture_))
+    with Writer(Path(capture_), LINE, remark="test") as writer:
+        writer.meter("17", named, timeout_ms=100, retries=0)
+        writer.put(ACTIVE.removeprefix(HEAD).rstrip())
+    assert f"\nmeter 17 {written} timeout_ms=100 retries=0\n" in Path(capture_).read_text(encoding="utf-8")
+    monkeypatch.chdir("/")
+    file = home / capture_
+    if moved == "all":
+        file = home.rename(tmp_path / "elsewhere") / capture_
+    elif moved:
+        (tmp_path / "one").mkdir()
+        (home / profile_).rename(tmp_path / "one" / Path(profile_).name)
+        file = file.rename(tmp_path / "one" / "c.txt")
+    result = replaying.replay(capture.load(file))
+    assert [(outcome.now, outcome.is_same) for outcome in result.outcomes] == [("17: 127113 mL", True)]
+
+
+def test_the_way_to_a_profile_holds_behind_a_symbolic_link(tmp_path):
+    own_profile(tmp_path / "real/deep/my.toml")
+    (tmp_path / "real/deep/captures").mkdir()
+    (tmp_path / "short").symlink_to(tmp_path / "real/deep/captures")
+    named = capture.reference(str(tmp_path / "real/deep/my.toml"), capture=tmp_path / "short/c.txt")
+    assert named == "../my.toml"
+    assert capture.Meter(address="17", profile=named).load(folder=tmp_path / "short").name == "my-usw"
+
+
+def test_a_built_in_profile_keeps_its_name():
+    assert capture.reference("usw-dn15-40", capture=Path("/somewhere/c.txt")) == "usw-dn15-40"
+
+
+@pytest.mark.parametrize("name", ['a"b.toml', "a\nb.toml"])
+def test_a_name_that_no_line_can_hold_is_refused(tmp_path, name):
+    with pytest.raises(CaptureError, match="rename it"):
+        capture.reference(str(tmp_path / name), capture=tmp_path / "c.txt")
+
+
+def test_a_profile_that_is_not_there_any_more_is_asked_for():
+    for profile_ in ("./my.toml", "./" + "x" * 300 + ".toml"):
+        with pytest.raises(CaptureError, match="beside the capture"):
+            replay(ACTIVE.replace("usw-dn15-40", profile_))
+
+
+def test_overheard_meters_of_ones_own_are_compared_too(tmp_path):
+    own_profile(tmp_path / "my.toml")
+    own = profile.load(str(tmp_path / "my.toml"))
+    with Writer(tmp_path / "c.txt", LINE, remark="test") as writer:
+        recorder = PassiveRecorder(writer, LINE, profile=own, named="./my.toml")
+        recorder.feed(0, bytes.fromhex(REQUEST))
+        recorder.feed(50, bytes.fromhex(ANSWER))
+        recorder.finish()
+    assert "meter 17 ./my.toml\n" in (tmp_path / "c.txt").read_text(encoding="utf-8")
+    loaded = capture.load(tmp_path / "c.txt")
+    assert [(outcome.now, outcome.is_same) for outcome in replaying.replay(loaded).outcomes] == [
+        ("17: 127113 mL", True)
+    ]
+    (outcome,) = replaying.replay(loaded, profile=profile.load("usw-dn15-40")).outcomes
+    assert (outcome.now, outcome.is_same) == ("17: 127113 mL", None)
+
+
+@pytest.mark.e2e
+def test_a_meter_of_ones_own_becomes_a_test_case(tmp_path):
+    own_profile(tmp_path / "my.toml")
+    file = tmp_path / "capture.txt"
+    with village(("usw-dn15-40", "3", "802.609751")) as meters:
+        done = shuiwang("record", "--port", meters.port, "--to", "capture.txt", "--read", "./my.toml:3", "--times", 2,
+                        "--every", 0, "--json", cwd=tmp_path, env={"PYTHONPATH": ":".join(sys.path)})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    replayed = shuiwang("replay", file, "--json")
+    assert replayed.returncode == 0, replayed.stderr
+    assert json.loads(replayed.stdout)["compared"] == 2
+    file.write_text(file.read_text(encoding="utf-8").replace("802609751 mL", "802609752 mL"), encoding="utf-8")
+    assert shuiwang("replay", file).returncode == 10
+
+
+def test_one_address_is_one_model(tmp_path):
+    done = shuiwang("record", "--port", "/dev/no-such-port", "--to", tmp_path / "c.txt",
+                    "--read", "usw-dn15-40:17", "--read", "xintai:17", "--baudrate", 9600)  # fmt: skip
+    assert done.returncode == 2
+    assert "one model only" in done.stderr
+
+
+def test_a_meter_that_answers_to_any_address_is_read_by_record_as_by_read(tmp_path):
+    done = shuiwang("record", "--port", "/dev/no-such-port", "--to", tmp_path / "c.txt", "--read", "usw-dn15-40:0")
+    assert done.returncode == 6, done.stderr
+    request = modbus.add_crc(bytes.fromhex(REQUEST)[:-2].replace(b"\x11", b"\x00", 1)).hex(" ")
+    text = ACTIVE.replace("meter 17", "meter 0").replace("read 17", "read 0").replace("== 17", "== 0")
+    assert outcomes(text.replace(REQUEST, request)) == [("0: 127113 mL", True)]
 
 
 @pytest.mark.parametrize("given_", ["usw-dn15-40", ":17", "usw-dn15-40:", "no-such:17", "usw-dn15-40:999", ":"])

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from partners import pymodbus_meters
 from partners.overheard_line import tapped, village
-from partners.processes import find
+from partners.processes import find, run_shuiwang
 from pymodbus import FramerType, ModbusException
 from pymodbus.client import ModbusSerialClient
 from rich.console import Console
@@ -209,13 +210,14 @@ def test_who_writes_to_a_meter_is_noticed(write, answer):
 
 def test_mbus_selection_acknowledgement_and_telegram_are_one_meters():
     case = next(case for case in profile.load("mbus-water").cases if len(case.exchange) == 2)
-    select = mbus.select(mbus.Identity(number="11490378")).encode()
-    ask = mbus.request_data(mbus.SELECTED, frame_count_bit=True).encode()
     telegram = bytes.fromhex(case.exchange[1].response)
+    number = mbus.parse_frame(telegram).identity.number
+    select = mbus.select(mbus.Identity(number=number)).encode()
+    ask = mbus.request_data(mbus.SELECTED, frame_count_bit=True).encode()
     sniffer, heard = overhear((0, select), (60, b"\xe5"), (200, ask), (260, telegram))
     assert [one.kind for one in heard] == ["request", "acknowledgement", "request", "answer"]
-    assert {one.station for one in heard} == {"11490378"}
-    assert sniffer.stations["mbus", "11490378"].answers == 2
+    assert {one.station for one in heard} == {number}
+    assert sniffer.stations["mbus", number].answers == 2
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.binary(max_size=80)), max_size=20))
@@ -241,7 +243,7 @@ def test_nothing_that_is_overheard_breaks_the_sniffer(data, chance):
     for one in heard:
         text_of(views_sniffing.frame_line(one, width=80))
     text_of(views_sniffing.stations(sniffer))
-    json.dumps([views_sniffing.as_json(one) for one in heard])
+    msgspec.json.encode([views_sniffing.as_json(one) for one in heard])
 
 
 def test_a_babbling_line_does_not_fill_the_memory():
@@ -283,6 +285,20 @@ def test_the_moving_picture_fits_its_terminal(width, height):
         assert words in "\n".join(lines)
 
 
+def test_long_notes_do_not_push_the_picture_out_of_its_terminal():
+    parts = []
+    for number in range(20):
+        wide = modbus.ReadRequest(unit=17, function=3, address=0, count=8)
+        late = modbus.encode_response(wide, [0] * 8)
+        parts += [(number * 900, wide.encode()), (number * 900 + 300, REQUEST), (number * 900 + 600, late)]
+    sniffer, heard = overhear(*parts)
+    assert sum(one.note is LATE for one in heard) == 20
+    picture = views_sniffing.live(sniffer, heard, title="/dev/ttyUSB0", elapsed_ms=20_000, width=80, height=24)
+    lines = text_of(picture).splitlines()
+    assert len(lines) <= 24
+    assert any("a late answer" in line for line in lines)
+
+
 def test_advice_tells_dead_meters_wrong_speed_and_silence():
     def english(*parts):
         return " ".join(words.en for words in views_sniffing.advice(overhear(*parts)[0]))
@@ -291,11 +307,6 @@ def test_advice_tells_dead_meters_wrong_speed_and_silence():
     assert "no frames" in english((0, b"\x3c" * 30))
     assert "never answers" in english((0, REQUEST), (100, REQUEST), (200, REQUEST))
     assert english((0, REQUEST), (30, ANSWER)) == ""
-
-
-def shuiwang(*arguments, **options):
-    command = [sys.executable, "-m", "agent.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, **options)
 
 
 @pytest.mark.e2e
@@ -309,7 +320,7 @@ def test_mbpoll_as_a_foreign_master_is_overheard_through_a_tap(tmp_path):
 
         asking = threading.Timer(1.5, ask)
         asking.start()
-        done = shuiwang("sniff", "--port", tap, "--baudrate", 9600, "--seconds", 6, "--json")
+        done = run_shuiwang("sniff", "--port", tap, "--baudrate", 9600, "--seconds", 6, "--json")
         asking.join()
     assert done.returncode == 0, done.stderr
     *frames, summary = map(json.loads, done.stdout.splitlines())
@@ -341,7 +352,7 @@ def test_pymodbus_in_ascii_is_overheard_through_a_tap(tmp_path):
 
         asking = threading.Timer(1.5, ask)
         asking.start()
-        done = shuiwang("sniff", "--port", tap, "--baudrate", 9600, "--seconds", 5, "--json")
+        done = run_shuiwang("sniff", "--port", tap, "--baudrate", 9600, "--seconds", 5, "--json")
         asking.join()
     assert done.returncode == 0, done.stderr
     *frames, summary = map(json.loads, done.stdout.splitlines())
@@ -356,14 +367,16 @@ def test_pymodbus_in_ascii_is_overheard_through_a_tap(tmp_path):
 @pytest.mark.parametrize("command", [["sniff"], ["record", "--to", "capture.txt"]])
 def test_modbus_tcp_cannot_be_overheard_and_it_says_what_to_do_instead(tmp_path, command):
     with pymodbus_meters.over_tcp({3: 1}) as port:
-        done = shuiwang(*command, "--port", port, "--seconds", 1, cwd=tmp_path, env={"PYTHONPATH": ":".join(sys.path)})
+        done = run_shuiwang(
+            *command, "--port", port, "--seconds", 1, cwd=tmp_path, env={"PYTHONPATH": ":".join(sys.path)}
+        )
     assert done.returncode == 9, done.stderr
     assert "Modbus TCP cannot be overheard" in done.stderr
     assert "tcpdump" in done.stderr
 
 
 def test_a_port_that_is_not_there_ends_with_its_code_and_advice():
-    done = shuiwang("sniff", "--port", "/dev/no-such-port", "--seconds", 1)
+    done = run_shuiwang("sniff", "--port", "/dev/no-such-port", "--seconds", 1)
     assert (done.returncode, done.stdout) == (6, "")
     assert "no-such-port" in done.stderr
     assert "Traceback" not in done.stderr
