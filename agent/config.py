@@ -130,7 +130,7 @@ def _read(report: Report, tables: dict[str, Any], path: Path) -> Config | None:
         _repeated(report, tables, "meter", "id"),
         detection=detection or Table(report, kind="detection", path=("detection",), label="detection", content={}),
         # Where a bus has no usable name, a meter's bus cannot be said to be unknown.
-        buses=[bus.name for bus in buses] if all(table.is_good("name") for table in bus_tables) else [],
+        buses={bus.name: bus.framing for bus in buses} if all(table.is_good("name") for table in bus_tables) else {},
         folder=folder,
     )
     for bus, table in zip(buses, bus_tables, strict=True):

@@ -1,6 +1,7 @@
 """The `[[meter]]` tables and the low-usage rule that holds for each meter."""
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -48,10 +49,13 @@ class _Rule(msgspec.Struct, frozen=True, kw_only=True):
     cold_h: int
 
 
-def read_meters(tables: list[Table], *, detection: Table, buses: list[str], folder: Path) -> list[MeterSettings]:
+def read_meters(
+    tables: list[Table], *, detection: Table, buses: Mapping[str, str], folder: Path
+) -> list[MeterSettings]:
     """Return the meters whose profile could be loaded; what is wrong is in the report of their tables.
 
-    `detection` holds the rule for all, `buses` the names that a meter may give (none: they are not compared).
+    `detection` holds the rule for all, `buses` the names that a meter may give, with their framing (none: they are not
+    compared).
     """
     reader = _Reader(_read_rule(detection, inherited=None), buses=buses, folder=folder)
     meters = [meter for table in tables if (meter := reader.read(table)) is not None]
@@ -60,7 +64,7 @@ def read_meters(tables: list[Table], *, detection: Table, buses: list[str], fold
 
 
 class _Reader:
-    def __init__(self, rule: _Rule, *, buses: list[str], folder: Path) -> None:
+    def __init__(self, rule: _Rule, *, buses: Mapping[str, str], folder: Path) -> None:
         self._rule = rule
         self._buses = buses
         self._folder = folder
@@ -128,7 +132,7 @@ class _Reader:
         name = table.text("bus")
         if name and self._buses and name not in self._buses:
             better = suggestion(name, self._buses)
-            known = ", ".join(self._buses[:10])
+            known = ", ".join([*self._buses][:10])
             advice = f'did you mean "{better}"?' if better else f"the file has {known}; or add a [[bus]] of that name"
             table.problem("bus", f"there is no bus {shown(name)} — {advice}")
         return name
@@ -168,7 +172,8 @@ class _Reader:
         if profile is None or not text:
             return None
         try:
-            address = profile.parse_address(text)
+            # On a bus that is not there, whatever may be an address on some bus.
+            address = profile.parse_address(text, framing=self._buses.get(bus, "tcp"))
         except ProfileError as error:
             table.problem("address", f"{shown(text)} cannot be the address of this meter — {error}")
             return None

@@ -40,7 +40,7 @@ none comes it may still be answered, like any other that failed.
 import contextlib
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from gateway import modbus_master
@@ -298,15 +298,21 @@ def _leaves_open(query: Query, frame: bytes) -> bool:
     return isinstance(query, modbus.ReadRequest) and bool(frame[1] & 0x80) and frame[2] not in _EXPLAINED_BY_REQUEST
 
 
-def _between(answers: list[Measurement]) -> Measurement | None:
-    """Return the second of three answers if its total lies between the others and all are close; None where not so.
+def is_turning(totals_ml: Sequence[int]) -> bool:
+    """Tell whether three totals said in a row are of a register that turns: the second lies between, all are close."""
+    if len(totals_ml) != 3:
+        return False
+    return sorted(totals_ml)[1] == totals_ml[1] and max(totals_ml) - min(totals_ml) <= MOVES_ML_MAX
 
-    That is a register that turns, forwards or backwards, while it is read. If one of the three is damaged, the second
-    is still a total that the meter showed meanwhile: it is right itself, or it lies between two that are. Of the flags
-    those stand that most of the answers have.
+
+def _between(answers: list[Measurement]) -> Measurement | None:
+    """Return the second of three answers while the register turns, forwards or backwards; None where not so.
+
+    If one of the three is damaged, the second is still a total that the meter showed meanwhile: it is right itself, or
+    it lies between two that are. Of the flags those stand that most of the answers have.
     """
     totals_ml = [answer.volume_ml for answer in answers]
-    if len(answers) < 3 or sorted(totals_ml)[1] != totals_ml[1] or max(totals_ml) - min(totals_ml) > MOVES_ML_MAX:
+    if not is_turning(totals_ml):
         return None
     counts = Counter(flag for answer in answers for flag in answer.flags)
     flags = tuple(sorted(flag for flag, count in counts.items() if count > 1))

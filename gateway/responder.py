@@ -279,7 +279,7 @@ class MbusResponder:
             number=f"{station.primary:08d}" if station.primary is not None else wild.number,
             manufacturer=_SIMULATED_MAKER if wild.manufacturer == mbus.WILD_MANUFACTURER else wild.manufacturer,
             version=1 if wild.version == mbus.WILD_BYTE else wild.version,
-            medium=next(iter(spec.media), 7) if wild.medium == mbus.WILD_BYTE else wild.medium,
+            medium=_medium_of(spec) if wild.medium == mbus.WILD_BYTE else wild.medium,
         )
 
         accesses = itertools.count(1)
@@ -298,7 +298,7 @@ class MbusResponder:
         faults = meter.strike(self._wall_ms)
         frame = mbus.parse_frame(sent)
         volume_ml = None
-        if frame is not None and frame.ci in mbus_data.LONG_HEADER:
+        if frame is not None and frame.ci in (*mbus_data.LONG_HEADER, mbus_data.SHORT_HEADER):
             telegram = mbus_data.decode(meter.plan.profile.spec, frame)
             volume_ml = mbus_data.measurement_of(meter.plan.profile.spec, [telegram]).volume_ml
         for fault in faults if frame is not None else ():
@@ -310,6 +310,11 @@ class MbusResponder:
                 other = mbus_dialogue.parse_address(fault.address)
                 sent, volume_ml = msgspec.structs.replace(frame, address=other.primary or 0).encode(), None
         return meter.answer(sent, faults=faults, wall_ms=self._wall_ms, volume_ml=volume_ml)
+
+
+def _medium_of(spec: mbus_data.MbusSpec) -> int:
+    """Return what a simulated meter measures: the first that the profile names, else water."""
+    return next((medium for medium in spec.media if isinstance(medium, int)), 0x07)
 
 
 def _finest_first(spec: mbus_data.MbusSpec, step_ml: int) -> mbus_data.MbusSpec:

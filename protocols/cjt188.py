@@ -31,10 +31,11 @@ DATA_BYTES_MAX: Final = 0x64
 # 2004: two to four; meters were seen to send up to six.
 PREAMBLE_BYTES_SEEN: Final = 6
 
+COLD_WATER: Final = 0x10
 ANY_TYPE: Final = 0xAA
 BROADCAST: Final = "AA" * 7
 TYPE_NAMES: Final = {
-    0x10: "cold water",
+    COLD_WATER: "cold water",
     0x11: "hot water",
     0x12: "drinking water",
     0x13: "reclaimed water",

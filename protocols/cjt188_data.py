@@ -12,12 +12,11 @@ follows. Neither identifier nor length tell one layout from another, so the prof
     clock status     the meter's clock (7 bytes, or 6 without century) and ST0 ST1
     other            bytes that we neither check nor use
 
-Questions and answers: `cjt188_dialogue`. Frames: `cjt188`.
+What a field holds: `cjt188_fields`. Questions and answers: `cjt188_dialogue`. Frames: `cjt188`.
 """
 
 import datetime
 import enum
-import functools
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
@@ -26,9 +25,59 @@ from typing import Annotated, Final
 import msgspec
 
 from protocols import cjt188
+from protocols.cjt188_fields import (
+    FREEZE_LAYOUT,
+    LAYOUTS,
+    SETTLED_LAYOUT,
+    STATUS_LAYOUT,
+    ClockState,
+    Field,
+    content_bytes,
+    decode_bcd,
+    decode_clock,
+    encode_bcd,
+    is_empty,
+    parse_layout,
+)
 from protocols.errors import MeterFault, UsageError
 from protocols.flags import USUAL_EFFECT, Effect, check_name
 from protocols.registers import VOLUME_ML_MAX
+
+__all__ = [
+    "ADDRESS",
+    "CURRENT",
+    "FLOW_UNIT_L_H",
+    "FREEZES",
+    "FREEZE_LAYOUT",
+    "HISTORY",
+    "LAYOUTS",
+    "LEAD_BYTES_MAX",
+    "PREAMBLE_BYTES_MAX",
+    "SETTLED_LAYOUT",
+    "SETTLED_MONTHS",
+    "STATUS_LAYOUT",
+    "UNIT_ML",
+    "VALVE",
+    "VOLUME_ML_MAX",
+    "Cjt188Spec",
+    "ClockState",
+    "DiOrder",
+    "Field",
+    "Record",
+    "Valve",
+    "check_lead",
+    "content_bytes",
+    "decode",
+    "decode_bcd",
+    "decode_clock",
+    "encode",
+    "encode_bcd",
+    "is_empty",
+    "knows_past",
+    "layout_of",
+    "parse_layout",
+    "status_of",
+]
 
 UNIT_ML: Final = {"29": 10**3, "2A": 10**4, "2B": 10**5, "2C": 10**6, "2D": 10**7, "2E": 10**8}  # L to m3 x 100
 FLOW_UNIT_L_H: Final = {"32": 1, "33": 10, "34": 100, "35": 10**3, "36": 10**4, "37": 10**5}  # L/h to m3/h x 100
@@ -40,18 +89,6 @@ SETTLED_MONTHS: Final = range(0xD120, 0xD12C)  # total on the settlement day 1 t
 HISTORY: Final = range(0xD200, 0xD300)  # 2018: settled totals, 1 to 256 settlements ago
 FREEZES: Final = range(0xD300, 0xD500)  # 2018: D3xx frozen by schedule, D4xx on command
 
-LAYOUTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "standard": ("total:4+unit", "settled:4+unit", "clock:7", "status:2"),
-    # Reported of a DN15 meter read with python_cjt188 (aixiwang); what the byte behind the unit means is not.
-    "short": ("total:4+unit", "other:1"),
-    # Protocol RD-W10-00101 version 01 of an ultrasonic meter (gongkong forum, 2013). `other` are flow and temperature,
-    # whose scale it does not give.
-    "rd-w10": ("total:4", "fraction:3", "other:3", "other:1", "clock:6", "status:2"),
-}
-SETTLED_LAYOUT: Final = ("total:4+unit",)
-FREEZE_LAYOUT: Final = ("clock:7", "total:4+unit", "flow:4+unit", "temperature:3", "pressure:3")
-STATUS_LAYOUT: Final = ("status:2",)
-_FIELD: Final = re.compile("(total|fraction|settled|flow|temperature|pressure|clock|status|other):([1-9])([+]unit)?")
 _FLOW_UNIT: Final = "35"
 _DECIMALS: Final = {"flow": 4, "temperature": 2, "pressure": 2}
 
@@ -67,15 +104,6 @@ class DiOrder(enum.StrEnum):
     HIGH_FIRST = "901F"
     LOW_FIRST = "1F90"
     PROBE = "probe"
-
-
-class ClockState(enum.StrEnum):
-    """What the clock field holds."""
-
-    SET = "set"
-    ABSENT = "absent"  # filled with 00, FF or 99
-    INVALID = "invalid"  # no date
-    AMBIGUOUS = "ambiguous"  # two different dates, read from either end
 
 
 class Valve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -103,7 +131,9 @@ class Cjt188Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     # The unit code of totals without one in their layout.
     unit: str | None = None
     di_order: DiOrder = DiOrder.HIGH_FIRST
-    meter_type: Annotated[int, msgspec.Meta(ge=0x10, le=0xFF)] = 0x10  # less could be the length of an M-Bus frame
+    meter_type: Annotated[int, msgspec.Meta(ge=0x10, le=0xFF)] = (
+        cjt188.COLD_WATER
+    )  # less could be the length of an M-Bus frame
     preamble_bytes: Annotated[int, msgspec.Meta(ge=0, le=PREAMBLE_BYTES_MAX)] = 4
     tx_prefix: str = ""  # hexadecimal, before the preamble: a radio modem's header
     # Flags and their bits, such as battery_low = "ST0.2"; with "ST0.2 doubtful" or "ST0.2 stands" where the flag means
@@ -145,19 +175,12 @@ class Cjt188Spec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return LAYOUTS[self.layout] if isinstance(self.layout, str) else self.layout
 
 
-class Field(msgspec.Struct, frozen=True, kw_only=True):
-    """One field of a layout; `bytes` without the unit code."""
-
-    kind: str
-    bytes: int
-    has_unit: bool
-
-
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What one answer says. None: the answer has no such field, or the meter left it empty (FF or 99)."""
 
     total_ml: int | None = None
     settled_ml: int | None = None
+    settled_fault: str | None = None  # why nobody can tell what the settled total is, though the meter sent something
     flow_l_h: Decimal | None = None
     temperature_c: Decimal | None = None
     pressure: Decimal | None = None
@@ -183,59 +206,53 @@ def check_lead(lead: bytes, *, what: str) -> None:
         raise ValueError(f"{what} holds a 68, with which a frame begins: set the modem to another address")
 
 
-@functools.cache
-def parse_layout(layout: tuple[str, ...]) -> tuple[Field, ...]:
-    """Return the fields that the texts of a layout describe. Raises ValueError which says what would be right."""
-    fields = []
-    for text in layout:
-        match = _FIELD.fullmatch(text)
-        if not match:
-            raise ValueError(f"field {text!r} is not of the form kind:bytes or kind:bytes+unit")
-        field = Field(kind=match[1], bytes=int(match[2]), has_unit=bool(match[3]))
-        allowed = {"clock": (6, 7), "status": (2,)}.get(field.kind, range(1, 10))
-        if field.bytes not in allowed:
-            raise ValueError(f"field {text!r}: a {field.kind} has {' or '.join(map(str, allowed))} bytes")
-        if field.has_unit and field.kind not in {"total", "fraction", "settled", "flow"}:
-            raise ValueError(f"field {text!r}: no unit code belongs to it")
-        fields.append(field)
-    kinds = [field.kind for field in fields if field.kind != "other"]
-    if len(kinds) != len(set(kinds)):
-        raise ValueError("a layout has each field once, `other` aside")
-    if "fraction" in kinds and "total" not in kinds:
-        raise ValueError("`fraction` belongs to a `total`")
-    if content_bytes(fields) > cjt188.DATA_BYTES_MAX - 3:
-        raise ValueError(f"a layout has at most {cjt188.DATA_BYTES_MAX - 3} bytes")
-    return tuple(fields)
+def knows_past(spec: Cjt188Spec) -> bool:
+    """Tell whether the profile says what the digits of a settled or frozen total mean.
 
-
-def content_bytes(fields: Iterable[Field]) -> int:
-    """Return how many bytes follow SER in an answer with these fields."""
-    return sum(field.bytes + field.has_unit for field in fields)
+    Those have four bytes, and `decimals` counts from the right end of today's total: of one of another size, or with
+    its decimals in a field of their own, it says nothing about them.
+    """
+    fields = {field.kind: field for field in parse_layout(spec.fields)}
+    return fields["total"].bytes == parse_layout(SETTLED_LAYOUT)[0].bytes and "fraction" not in fields
 
 
 def layout_of(spec: Cjt188Spec, identifier: int) -> tuple[str, ...]:
-    """Return the layout of the answer to a data identifier. Raises UsageError for one that holds no total."""
+    """Return the layout of the answer to a data identifier.
+
+    Raises UsageError for one that holds no total, and for past totals of meters of which the profile says only how
+    today's total is read.
+    """
     if identifier == CURRENT:
         return spec.fields
-    if identifier in SETTLED_MONTHS or identifier in HISTORY:
-        return SETTLED_LAYOUT
-    if identifier in FREEZES:
-        return FREEZE_LAYOUT
-    raise UsageError(f"data identifier {identifier:04X} holds no total")
+    if identifier not in SETTLED_MONTHS and identifier not in HISTORY and identifier not in FREEZES:
+        raise UsageError(f"data identifier {identifier:04X} holds no total")
+    layout = FREEZE_LAYOUT if identifier in FREEZES else SETTLED_LAYOUT
+    _check_past(spec, layout)
+    return layout
 
 
 def decode(spec: Cjt188Spec, layout: tuple[str, ...], content: bytes) -> Record:
     """Return what the bytes after SER say; their number must be that of the layout.
 
     Raises MeterFault where a field that is not empty holds something else than BCD digits, or a unit code that the
-    profile does not name. The clock is nobody's witness and never fails a record.
+    profile does not name; and UsageError for past totals that the profile does not explain (`knows_past`).
+
+    Two fields never fail a record, because no rule rests on them. The clock is nobody's witness. The total of the
+    settlement day beside today's is unknown where it cannot be read, and `settled_fault` says why: a meter that never
+    settled may send 00 for its unit, and to refuse what it says of today would leave a home unwatched for ever. That
+    field was also evidence against damage that the sum does not see. It was weak evidence, since digits in place of
+    digits pass it as well; what rules damage out is that no single answer counts (`gateway.meters`): damage does not
+    come twice alike, but what a meter always sends does.
     """
+    _check_past(spec, layout)
     parts = _split(parse_layout(layout), content)
+    settled_ml, settled_fault = _settled(spec, parts)
     clock, clock_state = decode_clock(parts["clock"][0]) if "clock" in parts else (None, None)
     status = parts["status"][0] if "status" in parts else None
     return Record(
         total_ml=_total_ml(spec, parts),
-        settled_ml=_volume_ml(spec, "settled", parts.get("settled")),
+        settled_ml=settled_ml,
+        settled_fault=settled_fault,
         flow_l_h=_flow_l_h(parts.get("flow")),
         temperature_c=_number("temperature", parts.get("temperature")),
         pressure=_number("pressure", parts.get("pressure")),
@@ -278,49 +295,6 @@ def status_of(spec: Cjt188Spec, flags: Iterable[str]) -> bytes:
     return bytes(status)
 
 
-def decode_bcd(data: bytes) -> int:
-    """Return the number in BCD digits, low byte first. Raises MeterFault where a half byte is no digit."""
-    digits = data[::-1].hex()
-    if not digits.isdecimal():
-        raise MeterFault(f"{data.hex(' ').upper()} are no BCD digits")
-    return int(digits)
-
-
-def encode_bcd(number: int, size: int) -> bytes:
-    """Return a number as so many bytes of BCD digits, low byte first. Raises UsageError where it does not fit."""
-    if not 0 <= number < 100**size:
-        raise UsageError(f"{number} does not fit {size} bytes of BCD")
-    return bytes.fromhex(f"{number:0{2 * size}d}")[::-1]
-
-
-def is_empty(data: bytes) -> bool:
-    """Tell whether a meter marks a field as one that it does not have: all FF, or all 99."""
-    return set(data) in ({0xFF}, {0x99})
-
-
-def decode_clock(data: bytes) -> tuple[datetime.datetime | None, ClockState]:
-    """Return the meter's own local time, in 7 bytes from either end or in 6 bytes ss mm hh DD MM YY."""
-    if set(data) == {0} or is_empty(data):
-        return None, ClockState.ABSENT
-    both = [_moment(data), _moment(data[::-1])] if len(data) == 7 else [_moment(data + b"\x20")]
-    moments = {moment for moment in both if moment is not None}
-    if len(moments) == 1:
-        return moments.pop(), ClockState.SET
-    return None, ClockState.AMBIGUOUS if moments else ClockState.INVALID
-
-
-def _moment(data: bytes) -> datetime.datetime | None:
-    """Return the moment in ss mm hh DD MM YY CC, or None where there is none such in this century."""
-    digits = data[::-1].hex()
-    if not digits.isdecimal() or not digits.startswith("20"):
-        return None
-    month, day, hour, minute, second = (int(digits[i : i + 2]) for i in range(4, 14, 2))
-    try:
-        return datetime.datetime(int(digits[:4]), month, day, hour, minute, second)  # noqa: DTZ001 - meters know no zone
-    except ValueError:
-        return None
-
-
 # The bytes of a field and its unit code, by kind.
 _Parts = dict[str, tuple[bytes, int | None]]
 
@@ -348,6 +322,21 @@ def _total_ml(spec: Cjt188Spec, parts: _Parts) -> int | None:
     return _volume_ml(spec, "total", (fraction + total, unit))
 
 
+def _settled(spec: Cjt188Spec, parts: _Parts) -> tuple[int | None, str | None]:
+    """Return the settled total, and why there is none where something else than a total stands in its place."""
+    try:
+        return _volume_ml(spec, "settled", parts.get("settled")), None
+    except MeterFault as fault:
+        return None, str(fault)
+
+
+def _check_past(spec: Cjt188Spec, layout: tuple[str, ...]) -> None:
+    if layout in (SETTLED_LAYOUT, FREEZE_LAYOUT) and not knows_past(spec):
+        raise UsageError(
+            "the profile's total has a form of its own: how many decimals its past totals have is not known"
+        )
+
+
 def _volume_ml(spec: Cjt188Spec, what: str, part: tuple[bytes, int | None] | None) -> int | None:
     if part is None or is_empty(part[0]):
         return None
@@ -357,12 +346,18 @@ def _volume_ml(spec: Cjt188Spec, what: str, part: tuple[bytes, int | None] | Non
     if code not in spec.decimals:
         raise MeterFault(
             f"the unit code of the {what} is {code}; the profile's `decimals` names only {', '.join(spec.decimals)}. "
-            f"Compare {count} with the dial before you add it"
+            f"Compare {count} with the dial before you {_remedy(code)}"
         )
     volume_ml = count * _step_ml(spec, code)
     if volume_ml > VOLUME_ML_MAX:
         raise MeterFault(f"the {what} is {volume_ml} mL, which is no meter reading")
     return volume_ml
+
+
+def _remedy(code: str | None) -> str:
+    if code in UNIT_ML:
+        return "add it"
+    return 'give `unit`: it is no unit of volume, so pass over it ("total:4", "other:1" for "total:4+unit")'
 
 
 def _step_ml(spec: Cjt188Spec, unit: str) -> int:

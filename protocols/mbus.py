@@ -12,6 +12,7 @@ A reader is fed bytes as they come; `close()` is called when the time is up and 
 frame mean: `mbus_data`. Who is asked what, and in which order: `mbus_dialogue`.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Final
 
@@ -83,10 +84,14 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         return number + manufacturer + bytes((self.version, self.medium))
 
     def is_selected_by(self, mask: "Identity") -> bool:
-        """Tell whether a selection with this mask means this meter. What a telegram does not say may be anything."""
+        """Tell whether a selection with this mask means this meter. What a telegram does not say may be anything.
+
+        Either byte of the maker may be FF for any (ABB A43 manual, 10.2.3.1; Elvaco CMeX50 manual, 6.3.14).
+        """
         return (
             all(wanted in ("F", digit) for wanted, digit in zip(mask.number, self.number, strict=True))
-            and _fits(mask.manufacturer, self.manufacturer, wild=WILD_MANUFACTURER)
+            and _fits(mask.manufacturer >> 8, self.manufacturer >> 8, wild=WILD_BYTE)
+            and _fits(mask.manufacturer & 0xFF, self.manufacturer & 0xFF, wild=WILD_BYTE)
             and _fits(mask.version, self.version, wild=WILD_BYTE)
             and _fits(mask.medium, self.medium, wild=WILD_BYTE)
         )
@@ -249,7 +254,8 @@ class AnswerReader(BufferedReader):
     """Finds the answer to one request (E5, or the frame from 68 to 16), whatever noise stands around it.
 
     An acknowledgement is a single byte that any noise may hold, and any data. It counts only before the first start of
-    a frame. For the same reason data do not count behind one: then the meter is an answer behind.
+    a frame, or right behind what is left of our own request, whose first bytes transceivers that listen while they send
+    may lose. For the same reason data do not count behind one: then the meter is an answer behind.
     """
 
     def __init__(self, request: Request) -> None:
@@ -276,11 +282,14 @@ class AnswerReader(BufferedReader):
                     return None
                 self._start += len(self._sent)
                 continue
-            # 2. An acknowledgement.
-            if here[0] == ACKNOWLEDGEMENT and not self._frame_seen:
-                if not self._request.wants_data:
+            # 2. An acknowledgement, or such a byte of our own request, whose beginning was lost.
+            if here[0] == ACKNOWLEDGEMENT and (not self._frame_seen or self._is_behind_echo()):
+                is_own = self._is_of_echo()
+                if is_own is None:
+                    return None
+                if not is_own and not self._request.wants_data:
                     return bytes((ACKNOWLEDGEMENT,))
-                self._acknowledged = True
+                self._acknowledged |= not is_own
             self._frame_seen |= here[0] in (SHORT_START, LONG_START)
             # 3. An answer of which bytes are still to come; what looks like a frame in it is its content.
             if here[0] == LONG_START and self._request.wants_data and not self._acknowledged:
@@ -294,6 +303,26 @@ class AnswerReader(BufferedReader):
             # 5. Noise, or a frame that is damaged or to something else: look on.
             self._start += 1
         return None
+
+    def _is_behind_echo(self) -> bool:
+        """Tell whether all that was heard so far is the end of our own request, its first bytes lost or damaged."""
+        heard, common = self._buffer[: self._start], self._in_common(len(self._sent))
+        return common > 0 and len(heard) <= len(self._sent) and not {SHORT_START, LONG_START} & {*heard[:-common]}
+
+    def _is_of_echo(self) -> bool | None:
+        """Tell whether our own request goes on with the byte at `_start`, and behind it; None: not known yet."""
+        for place in range(self._start, len(self._sent)):
+            if self._sent[place] == ACKNOWLEDGEMENT and self._in_common(place):
+                rest = self._sent[place + 1 :]
+                heard = self._buffer[self._start + 1 :][: len(rest)]
+                if heard == rest[: len(heard)]:
+                    return None if len(heard) < len(rest) else True
+        return False
+
+    def _in_common(self, place: int) -> int:
+        """Return how many bytes right before `_start` are those of our own request right before a place in it."""
+        pairs = zip(self._buffer[: self._start][::-1], self._sent[:place][::-1], strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def _end_of_answer(self, start: int) -> int | None:
         """Return where the answer that may begin there ends, as far as is known; None where none begins."""

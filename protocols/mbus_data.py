@@ -11,7 +11,8 @@ docs/decisions/0003-mbus-application-layer.md.
 import re
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_EVEN
-from typing import Annotated, Final
+from fractions import Fraction
+from typing import Annotated, Final, Literal
 
 import msgspec
 
@@ -23,10 +24,12 @@ from protocols.mbus_records import (
     EXTENSION_BIT,
     INSTANTANEOUS,
     MAKER_DATA_AND_MORE,
+    REAL,
     Record,
     decode_number,
     encode_bcd,
     parse_records,
+    step_ml_of,
 )
 from protocols.reading import Measurement
 from protocols.registers import VOLUME_ML_MAX
@@ -73,10 +76,20 @@ APPLICATION_FLAGS: Final = ("", "application_busy", "application_error", "alarm"
 STATUS_FLAGS: Final = {2: "battery_low", 3: "permanent_error", 4: "temporary_error"}
 MAKER_BITS: Final = (5, 6, 7)
 
+# The configuration word, filled with ones. Before it said how a telegram is encrypted it was a reserved "signature" of
+# 0000. FFFF would be mode 31, which nobody has defined; the captured telegram with it is plain to its last record.
+UNUSED_WORD: Final = b"\xff\xff"
+# What two floats may differ by that are the same total: meters that send floats count litres.
+FLOATS_AGREE_ML: Final = 1000
+
 # The unit codes of the fixed structure that are volumes, as the VIF of the same unit: 26 is 1 mL, 2E is 100 m3.
 FIXED_VIB: Final = {0x26 + power: bytes((0x10 + power,)) for power in range(8)} | {0x2E: b"\xfb\x10"}
 FIXED_HISTORIC: Final = 0x3E  # the second counter has the unit of the first, and its value is an old one
 FIXED_BYTES: Final = 16
+# From this mode of encryption on the standard names none. Programs differ in what they take behind it.
+MAKERS_MODES: Final = 16
+
+UNSAID: Final = "unsaid"
 
 VolumeVif = Annotated[str, msgspec.Meta(pattern=r"^(10|11|12|13|14|15|16|17|FB10|FB11)\Z")]
 
@@ -85,14 +98,15 @@ class MbusSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The `[mbus]` table of a profile."""
 
     # 10 is 1 mL ... 13 is 1 L ... 17 is 10 m3, FB10 is 100 m3. Steps of another size belong into another profile,
-    # because detection goes by the profile's `step_ml`.
+    # because detection goes by the profile's `step_ml`. The unit of a float32 says nothing of its steps: it is read in
+    # any unit, as long as its last bit is worth no more than the coarsest step that is named here.
     vif: tuple[VolumeVif, ...] = ("10", "11", "12", "13")
     vife: str = ""  # hexadecimal, as on the wire
     storage: Annotated[int, msgspec.Meta(ge=0, le=2**41 - 1)] = 0
     tariff: Annotated[int, msgspec.Meta(ge=0, le=2**20 - 1)] = 0
     subunit: Annotated[int, msgspec.Meta(ge=0, le=2**10 - 1)] = 0
-    # Empty: any, also a telegram that does not say.
-    media: tuple[Annotated[int, msgspec.Meta(ge=0, le=0xFF)], ...] = (0x06, 0x07, 0x15, 0x16)
+    # Empty: any. "unsaid": a telegram without the long header, which does not say.
+    media: tuple[Annotated[int, msgspec.Meta(ge=0, le=0xFF)] | Literal["unsaid"], ...] = (0x06, 0x07, 0x15, 0x16)
     status: dict[str, Annotated[int, msgspec.Meta(ge=5, le=7)]] = {}
 
     def __post_init__(self) -> None:
@@ -102,6 +116,16 @@ class MbusSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise ValueError(f"vife {self.vife!r} is not a chain of VIFE in hexadecimal: all but the last are 80 to FF")
         for name in self.status:
             check_name(name)
+
+    @property
+    def says_medium(self) -> bool:
+        """Whether the profile is of meters whose telegrams say what they measure."""
+        return self.media != (UNSAID,)
+
+    @property
+    def step_ml_max(self) -> int:
+        """The coarsest step that `vif` names."""
+        return max(map(step_ml_of, self.vif))
 
 
 class Telegram(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,9 +166,10 @@ def decode(spec: MbusSpec, frame: Frame) -> Telegram:
         access, status, word = header[-4], header[-3], header[-2:]
     # Bits 8 to 12 of the configuration word are the mode of encryption; meters older than it send 0000.
     mode = word[0 if high_byte_first else 1] & 0x1F
-    if mode:
+    if mode and word != UNUSED_WORD:
+        kind = "is" if mode < MAKERS_MODES else "may be"
         raise MeterFault(
-            f"the telegram is encrypted (mode {mode}), which is not spoken: have the meter send plain data"
+            f"the telegram {kind} encrypted (mode {mode}), which is not spoken: have the meter send plain data"
         )
     records, is_followed = parse_records(data[header_bytes:], high_byte_first=high_byte_first)
     return Telegram(
@@ -172,7 +197,7 @@ def measurement_of(spec: MbusSpec, telegrams: Sequence[Telegram]) -> Measurement
     for telegram in telegrams:
         _check_medium(spec, telegram)
     records = [record for telegram in telegrams for record in telegram.records]
-    totals = [(record.step_ml, _volume_ml(record)) for record in records if _is_total(spec, record)]
+    totals = [(_agreement_ml(record), _volume_ml(record)) for record in records if _is_total(spec, record)]
     if not totals:
         raise MeterFault(_no_total(spec, records))
     # A meter may show the same total twice, in litres and finer; they agree when the coarser shows no less and no more.
@@ -189,9 +214,9 @@ def measurement_of(spec: MbusSpec, telegrams: Sequence[Telegram]) -> Measurement
 def encode_telegram(
     identity: Identity, records: bytes, *, access: int = 0, status: int = 0, is_followed: bool = False, ci: int = 0x72
 ) -> bytes:
-    """Return CI and data of a telegram with a long header (72, or 76 with the high byte first)."""
-    assert ci in LONG_HEADER
-    head = identity.encode()
+    """Return CI and data of a telegram with a long header (72, or 76 with the high byte first) or a short one (7A)."""
+    assert ci in (*LONG_HEADER, SHORT_HEADER)
+    head = identity.encode() if ci in LONG_HEADER else b""
     if ci in mbus.HIGH_BYTE_FIRST:
         head = head[3::-1] + head[5:3:-1] + head[6:]
     more = bytes((MAKER_DATA_AND_MORE,)) if is_followed else b""
@@ -251,22 +276,37 @@ def _flags(spec: MbusSpec, status: int, application: str) -> tuple[str, ...]:
 
 
 def _check_medium(spec: MbusSpec, telegram: Telegram) -> None:
-    if not spec.media or telegram.medium in spec.media:
+    if not spec.media or (UNSAID if telegram.medium is None else telegram.medium) in spec.media:
         return
-    wanted = ", ".join(f"{medium:02X}" for medium in spec.media)
+    wanted = ", ".join(medium if isinstance(medium, str) else f"{medium:02X}" for medium in spec.media)
     if telegram.medium is None:
-        raise MeterFault(f"the telegram does not say what it measures, the profile wants {wanted} (`media`)")
+        raise MeterFault(
+            f"the telegram does not say what it measures, the profile wants {wanted} (`media`); where it is surely a"
+            " water meter, mbus-water-no-header takes it"
+        )
     name = MEDIA.get(telegram.medium, "unknown")
     raise MeterFault(f"the meter measures {telegram.medium:02X} ({name}), the profile wants {wanted} (`media`)")
 
 
 def _is_total(spec: MbusSpec, record: Record) -> bool:
-    return _is_place_of_total(spec, record) and record.volume_vib in {(vif, spec.vife) for vif in spec.vif}
+    if not _is_place_of_total(spec, record):
+        return False
+    assert record.volume_vib
+    return record.volume_vib[0] in spec.vif or (record.coding == REAL and record.resolution_ml <= spec.step_ml_max)
 
 
 def _is_place_of_total(spec: MbusSpec, record: Record) -> bool:
+    """Tell whether a record is a volume where the total stands, whatever its unit."""
     place = (record.function, record.storage, record.tariff, record.subunit)
-    return place == (INSTANTANEOUS, spec.storage, spec.tariff, spec.subunit)
+    is_there = place == (INSTANTANEOUS, spec.storage, spec.tariff, spec.subunit)
+    return is_there and record.volume_vib is not None and record.volume_vib[1] == spec.vife
+
+
+def _agreement_ml(record: Record) -> Fraction:
+    """Return by how much less another total may differ from this one and still be the same."""
+    if record.coding != REAL:
+        return record.resolution_ml
+    return max(record.resolution_ml, Fraction(min(record.step_ml, FLOATS_AGREE_ML)))
 
 
 def _volume_ml(record: Record) -> int:
@@ -276,9 +316,14 @@ def _volume_ml(record: Record) -> int:
 def _no_total(spec: MbusSpec, records: Iterable[Record]) -> str:
     volumes = [record for record in records if record.volume_vib]
     for record in volumes:
-        vif, vife = record.volume_vib or ("", "")
-        if _is_place_of_total(spec, record) and vife == spec.vife:
-            wanted = ", ".join(spec.vif)
-            return f"the total comes with VIF {vif}, in steps of {record.step_ml} mL; the profile reads VIF {wanted}"
+        if not _is_place_of_total(spec, record):
+            continue
+        vif, wanted = record.volume_vib[0] if record.volume_vib else "", ", ".join(spec.vif)
+        if record.coding == REAL:
+            return (
+                f"the total comes with VIF {vif} as a float, whose last bit is worth {float(record.resolution_ml):g} mL"
+                f" at this size; the profile reads steps of at most {spec.step_ml_max} mL"
+            )
+        return f"the total comes with VIF {vif}, in steps of {record.step_ml} mL; the profile reads VIF {wanted}"
     found = "; ".join(map(str, volumes)) or "none"
     return f"no record is the total that the profile describes; volumes in the telegram: {found}"

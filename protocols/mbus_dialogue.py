@@ -87,6 +87,19 @@ def parse_address(text: str) -> Station:
     )
 
 
+def parse_address_of(spec: MbusSpec, text: str) -> Station:
+    """Return the station with a configured address of such a meter. Raises ProfileError as `parse_address` does.
+
+    Raises it also for the identity of a meter whose telegrams do not say whose they are: none could be believed.
+    """
+    station = parse_address(text)
+    if station.identity is not None and not spec.says_medium:
+        raise ProfileError(
+            'this meter sends telegrams that do not say whose they are: give its primary address, "0" to "250"'
+        )
+    return station
+
+
 def dialogue(spec: MbusSpec, station: Station) -> Generator[Request, bytes, Measurement]:
     """Read the meter's total once: yields requests, is sent the answers, returns the measurement.
 
@@ -185,7 +198,8 @@ class Slave:
 def total_telegram(spec: MbusSpec, identity: Identity, volume_ml: int, *, access: int = 0, status: int = 0) -> bytes:
     """Return CI and data of the telegram in which a meter with this profile shows a total. Raises UsageError."""
     records = encode_record(mbus_data.total_record(spec, volume_ml))
-    return mbus_data.encode_telegram(identity, records, access=access, status=status)
+    ci = mbus.VARIABLE[0] if spec.says_medium else mbus_data.SHORT_HEADER
+    return mbus_data.encode_telegram(identity, records, access=access, status=status, ci=ci)
 
 
 def _ask(

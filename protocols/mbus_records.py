@@ -11,6 +11,7 @@ disputed between the editions of the standard makes the whole chain a MeterFault
 import math
 import struct
 from decimal import Decimal
+from fractions import Fraction
 from typing import Final
 
 import msgspec
@@ -56,15 +57,30 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def step_ml(self) -> int:
         """The volume of one count of a volume record."""
         assert self.volume_vib
-        vif = self.volume_vib[0]
-        step_ml: int = 10 ** (int(vif[-1]) + (8 if vif.startswith("FB") else 0))
-        return step_ml
+        return step_ml_of(self.volume_vib[0])
+
+    @property
+    def resolution_ml(self) -> Fraction:
+        """The least change of a volume that such a value can show: one count, of a float32 what its last bit is worth.
+
+        0 where a float32 is no number.
+        """
+        if self.coding != REAL:
+            return Fraction(self.step_ml)
+        exponent = int.from_bytes(self.value, "little") >> 23 & 0xFF
+        return self.step_ml * Fraction(2) ** (max(exponent, 1) - 150) if exponent != 0xFF else Fraction(0)
 
     def __str__(self) -> str:
         """What it is, as a technician compares it with the manual."""
         words = [f"VIF {self.vib.hex(' ').upper()}", FUNCTION_NAMES[self.function]]
         parts = {"storage": self.storage, "tariff": self.tariff, "sub-unit": self.subunit}
         return ", ".join(words + [f"{name} {number}" for name, number in parts.items() if number])
+
+
+def step_ml_of(vif: str) -> int:
+    """Return the volume of one count with the VIF of a volume, as `Record.volume_vib` names it."""
+    step_ml: int = 10 ** (int(vif[-1]) + (8 if vif.startswith("FB") else 0))
+    return step_ml
 
 
 def parse_records(data: bytes, *, high_byte_first: bool) -> tuple[tuple[Record, ...], bool]:

@@ -20,6 +20,9 @@ READ_FUNCTIONS = (READ_HOLDING_REGISTERS, READ_INPUT_REGISTERS)
 UNIT_MIN, UNIT_MAX = 1, 247  # 248-255 are reserved (Serial Line 2.2)
 # Broadcast, which nobody answers by the standard. Some makers let a meter that is alone on its line answer it.
 ANY_UNIT = 0
+# The device at the other end of a Modbus TCP connection itself: its IP address names it already, so the unit is 255,
+# and 0 is taken as well (Messaging on TCP/IP 4.4.2). On a serial line 255 is nobody.
+TCP_DEVICE = 255
 REGISTERS_MAX = 125  # per request (Application Protocol 6.3)
 REQUEST_BYTES = 8
 EXCEPTION_BYTES = 5
@@ -66,7 +69,7 @@ class ReadRequest:
 
     def __init__(self, *, unit: int, function: int, address: int, count: int) -> None:
         """Check the request: UsageError says which number is out of range. Any unit may answer ANY_UNIT."""
-        if unit != ANY_UNIT and not UNIT_MIN <= unit <= UNIT_MAX:
+        if unit not in (ANY_UNIT, TCP_DEVICE) and not UNIT_MIN <= unit <= UNIT_MAX:
             raise UsageError(f"unit {unit} is not within {UNIT_MIN}-{UNIT_MAX}")
         if function not in READ_FUNCTIONS:
             raise UsageError(f"function {function} does not read registers; 3 and 4 do")
@@ -172,7 +175,7 @@ class ResponseReader:
     def _answer_length_at(self, start: int) -> int:
         """Return the length of the answer that begins there by its looks; 0 where none can begin."""
         unit, function, byte_count = self.buffer[start : start + 3]
-        if self.request.unit not in (unit, ANY_UNIT) or unit > UNIT_MAX:
+        if unit != self.request.unit and (self.request.unit != ANY_UNIT or unit > UNIT_MAX):
             return 0
         if function == self.request.function and byte_count == 2 * self.request.count:
             return self.request.response_bytes
@@ -224,7 +227,7 @@ class RequestReader:
             if frame[1] in READ_FUNCTIONS and has_crc(frame):
                 start += REQUEST_BYTES
                 try:
-                    request = decode_request(frame) if frame[0] != ANY_UNIT else None
+                    request = decode_request(frame) if frame[0] not in (ANY_UNIT, TCP_DEVICE) else None
                 except UsageError:
                     pass  # more registers than fit: no meter answers it
             else:

@@ -143,6 +143,7 @@ class Protocol(msgspec.Struct, frozen=True, kw_only=True):
     dialogue: Callable[[Any, Any], Dialogue]  # of a spec and an address
     decode_case: Callable[[Any, list[tuple[bytes, bytes]]], Measurement]  # of a spec and (request, response) frames
     parse_address_of: Callable[[Any, str], Any] | None = None  # of a spec and a text, where meters differ in it
+    parse_tcp_address: Callable[[str], Any] | None = None  # where there are others behind the framing "tcp"
 
 
 PROTOCOLS: Final[dict[str, Protocol]] = {
@@ -150,6 +151,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
         spec=registers.ModbusSpec,
         parse_address=registers.parse_unit,
         parse_address_of=registers.parse_unit_of,
+        parse_tcp_address=registers.parse_tcp_unit,
         dialogue=registers.dialogue,
         decode_case=registers.decode_case,
     ),
@@ -163,6 +165,7 @@ PROTOCOLS: Final[dict[str, Protocol]] = {
     "mbus": Protocol(
         spec=mbus_data.MbusSpec,
         parse_address=mbus_dialogue.parse_address,
+        parse_address_of=mbus_dialogue.parse_address_of,
         dialogue=mbus_dialogue.dialogue,
         decode_case=mbus_dialogue.decode_case,
     ),
@@ -188,8 +191,13 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         """The protocol that it speaks."""
         return PROTOCOLS[self.head.protocol]
 
-    def parse_address(self, text: str) -> Any:
-        """Return the address of such a meter in a configured text. Raises ProfileError for what is none."""
+    def parse_address(self, text: str, *, framing: str = "rtu") -> Any:
+        """Return the address of such a meter in a configured text, on a line with that framing (rtu, ascii or tcp).
+
+        Raises ProfileError for what is none.
+        """
+        if framing == "tcp" and self.protocol.parse_tcp_address is not None:
+            return self.protocol.parse_tcp_address(text)
         if self.protocol.parse_address_of is not None:
             return self.protocol.parse_address_of(self.spec, text)
         return self.protocol.parse_address(text)

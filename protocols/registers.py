@@ -48,6 +48,7 @@ __all__ = [
     "dialogue",
     "encode_number",
     "measure",
+    "parse_tcp_unit",
     "parse_unit",
     "parse_unit_of",
     "registers_of",
@@ -163,8 +164,24 @@ def _repeated(groups: Iterable[Iterable[int]]) -> set[int]:
 def parse_unit(text: str) -> int:
     """Return the Modbus unit in a configured address. Raises ProfileError where it is none."""
     if not re.fullmatch("[0-9]{1,3}", text) or not modbus.UNIT_MIN <= int(text) <= modbus.UNIT_MAX:
-        raise ProfileError(f'a Modbus address is a number from "{modbus.UNIT_MIN}" to "{modbus.UNIT_MAX}"')
+        hint = ""
+        if text == str(modbus.TCP_DEVICE):
+            hint = '; "255" is the device itself and exists where the framing is "tcp" only'
+        raise ProfileError(f'a Modbus address is a number from "{modbus.UNIT_MIN}" to "{modbus.UNIT_MAX}"{hint}')
     return int(text)
+
+
+def parse_tcp_unit(text: str) -> int:
+    """Return the unit in an address configured on a line whose framing is Modbus TCP. Raises ProfileError for others.
+
+    "255" is the device at the other end itself, "0" too; other numbers are meters behind it.
+    """
+    if text in (str(modbus.ANY_UNIT), str(modbus.TCP_DEVICE)):
+        return int(text)
+    try:
+        return parse_unit(text)
+    except ProfileError as error:
+        raise ProfileError(f'{error}, or over Modbus TCP "{modbus.TCP_DEVICE}" for the device itself') from None
 
 
 def parse_unit_of(spec: ModbusSpec, text: str) -> int:

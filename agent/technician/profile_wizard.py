@@ -13,7 +13,7 @@ import msgspec
 
 from agent.technician import meanings
 from agent.technician.meanings import Candidate
-from protocols import cjt188, cjt188_data, modbus
+from protocols import cjt188, cjt188_data, mbus, modbus
 from protocols import profile as profiles
 from protocols.cjt188_data import Cjt188Spec
 from protocols.errors import MeterError, ProfileError, ShuiwangError, UsageError
@@ -21,6 +21,10 @@ from protocols.profile import Line, Profile
 from protocols.registers import UNIT_ML
 
 ML_PER_M3: Final = 1_000_000
+MBUS_EXPLAINS_ITSELF: Final = (
+    "an M-Bus telegram says itself what its numbers are M-Bus 报文自带单位: take mbus-water, -10l, -100l or -no-header;"
+    " `shuiwang decode` shows the VIF of the total; for another VIFE, storage or medium write the [mbus] table by hand"
+)
 _DIAL: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?")
 _DECIMALS_TRIED: Final = range(7)
 
@@ -100,6 +104,8 @@ def propose(
         return _propose_modbus(exchanges, dials, narrowing)
     if protocol == "cjt188":
         return _propose_cjt188(exchanges, dials)
+    if protocol == "mbus":
+        raise WizardError(MBUS_EXPLAINS_ITSELF)
     raise WizardError(f"--protocol {protocol}: right would be modbus or cjt188; write other profiles by hand")
 
 
@@ -126,6 +132,8 @@ def request_for(answer: bytes, *, narrowing: Narrowing) -> bytes:
             ).encode()
         except UsageError as error:
             raise WizardError(str(error)) from error
+    if _is_mbus(answer):
+        raise WizardError(MBUS_EXPLAINS_ITSELF)
     raise WizardError(f"{answer.hex(' ').upper()} is no sound answer 不是正确的应答帧: `shuiwang decode` says why")
 
 
@@ -133,7 +141,13 @@ def protocol_of(exchange: Exchange) -> str | None:
     """Return the protocol that an answer speaks, None where it is none of ours."""
     if any(True for _ in cjt188.find_frames(exchange.response)):
         return "cjt188"
-    return "modbus" if modbus.has_crc(exchange.response) else None
+    if modbus.has_crc(exchange.response):
+        return "modbus"
+    return "mbus" if _is_mbus(exchange.response) else None
+
+
+def _is_mbus(answer: bytes) -> bool:
+    return any(frame.ci is not None and not frame.is_request for _, frame in mbus.find_frames(answer))
 
 
 def write(facts: Facts, exchanges: Sequence[Exchange], proposal: Proposal, path: Path, *, force: bool) -> Profile:

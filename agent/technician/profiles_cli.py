@@ -8,19 +8,16 @@ from typing import Annotated
 import typer
 
 from agent.exit_codes import ExitCode
-from agent.technician.cli import (
+from agent.options import JsonOption
+from agent.technician.cli import fail, load_profile, new_console, print_json
+from agent.technician.options import (
     AddressOption,
     DataBitsOption,
     FramingOption,
-    JsonOption,
     ParityOption,
     PortOption,
     StopBitsOption,
     TimeoutOption,
-    fail,
-    load_profile,
-    new_console,
-    print_json,
 )
 from protocols.errors import ShuiwangError
 

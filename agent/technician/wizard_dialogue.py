@@ -3,6 +3,7 @@
 import datetime
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from agent.technician.words import Words, cubic_metres
 from gateway import modbus_master
 from gateway.line import Line
 from protocols import cjt188, cjt188_dialogue, modbus, registers
-from protocols.errors import MeterError, NoResponse, PortLost, ShuiwangError
+from protocols.errors import MeterError, MeterRefused, NoResponse, PortLost, ShuiwangError
 from protocols.profile import PROFILE_NAME_PATTERN, Query
 from protocols.profile import Line as ProfileLine
 
@@ -25,6 +26,11 @@ Ask = Callable[[str, str | None], str]
 _BAUDRATES = {"modbus": 9600, "cjt188": 2400}
 _PARITIES = {"modbus": "N", "cjt188": "E"}
 _TIMEOUT_MS = 1000
+_REFUSED = Words("表有应答，但拒绝此请求", "The meter answers, and refuses: wiring, baud rate and address are right")
+_ALL_ASKED = Words(
+    "已按 90 1F 和 1F 90、冷水表类型 10 和任意类型 AA 都问过",
+    "It was asked with 90 1F and 1F 90, as cold water (type 10) and as any type (AA)",
+)
 
 
 class NoReading(ShuiwangError):
@@ -110,6 +116,8 @@ def run(answers: Answers, *, ask: Ask | None, console: Console) -> dict[str, Any
 
 
 def _check_words(answers: Answers) -> None:
+    if answers.protocol == "mbus":
+        raise WizardError(profile_wizard.MBUS_EXPLAINS_ITSELF)
     choices = (
         ("--protocol", answers.protocol, ("modbus", "cjt188")),
         ("--order", answers.order, ("ABCD", "CDAB", "BADC", "DCBA")),
@@ -123,6 +131,8 @@ def _check_words(answers: Answers) -> None:
             raise WizardError(f"{option} {value!r}: give one of {', '.join(allowed)} 请从中选择")
     if answers.scale is not None and not re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", answers.scale):
         raise WizardError(f"--scale {answers.scale!r}: an exact decimal, such as 0.001 写小数")
+    if answers.scale is not None and not Decimal(answers.scale):
+        raise WizardError(f"--scale {answers.scale!r}: one count is worth more than 0 不能为零, such as 0.001")
 
 
 def _exchanges(
@@ -276,12 +286,14 @@ def _read_live(answers: Answers, ask: Ask | None, console: Console) -> Exchange:
         looks_like = "modbus" if answers.register is not None or len(answers.address or "") <= 3 else "cjt188"
         is_clear = answers.register is not None or answers.address is not None
         protocol = looks_like if is_clear or not ask else ask("protocol 协议 (modbus, cjt188)", looks_like)
+    if protocol == "mbus":
+        raise WizardError(profile_wizard.MBUS_EXPLAINS_ITSELF)
     if protocol not in _BAUDRATES:
         raise WizardError(f"protocol {protocol!r}: give modbus or cjt188 请选其一")
     address = answers.address or (ask("address 表号", None) if ask else None)
     if address is None:
         raise WizardError("give --address 请给出表号")
-    query = _query(answers, protocol, address, ask)
+    queries = _queries(answers, protocol, address, ask)
     wire = _line(answers, protocol)
     settings = line_of(
         answers.port,
@@ -293,33 +305,58 @@ def _read_live(answers: Answers, ask: Ask | None, console: Console) -> Exchange:
     )
     line = Line(settings)
     try:
-        response = _ask_meter(line, query, timeout_ms=answers.timeout_ms or _TIMEOUT_MS)
+        exchange = _ask_meter(line, queries, timeout_ms=answers.timeout_ms or _TIMEOUT_MS)
     except MeterError as error:
         is_port = isinstance(error, PortLost)
-        words = advice.port_advice(settings, error.__cause__) if is_port else advice.SILENCE
+        words = advice.port_advice(settings, error.__cause__) if is_port else _what_to_check(error, protocol)
         raise NoReading(str(error), words=words, is_port=is_port) from error
     finally:
         line.close()
-    request = query.encode()
-    for mark, data in ((">>", request), ("<<", response)):
+    for mark, data in ((">>", exchange.request), ("<<", exchange.response)):
         console.print(f"{mark} {data.hex(' ').upper()}", markup=False, highlight=False)
-    return Exchange(request=request, response=response)
+    return exchange
 
 
-def _ask_meter(line: Line, query: Query, *, timeout_ms: int) -> bytes:
-    try:
-        return _exchange(line, query, timeout_ms=timeout_ms)
-    except NoResponse:
-        return _exchange(line, query, timeout_ms=timeout_ms)  # once more: some meters wake up with the first request
+def _ask_meter(line: Line, queries: list[Query], *, timeout_ms: int) -> Exchange:
+    """Return the first of the queries that the meter answers, with its answer.
+
+    Raises PortLost at once, else what tells the most of what came in place of an answer: silence tells the least.
+    """
+    failure: MeterError = NoResponse("no answer")
+    for query in queries:
+        try:
+            response = _exchange(line, query, timeout_ms=timeout_ms)
+        except PortLost:
+            raise
+        except MeterError as error:
+            failure = error if isinstance(failure, NoResponse) else failure
+        else:
+            return Exchange(request=query.encode(), response=response)
+    raise failure
 
 
 def _exchange(line: Line, query: Query, *, timeout_ms: int) -> bytes:
     if isinstance(query, modbus.ReadRequest):
         return modbus_master.exchange(line, query, timeout_ms=timeout_ms)
-    return line.exchange(query, timeout_ms=timeout_ms)
+    response = line.exchange(query, timeout_ms=timeout_ms)
+    frame = cjt188.parse_frame(response)
+    if frame is not None and frame.is_abnormal:
+        raise MeterRefused(f"abnormal answer, control {frame.control:02X}, ST {frame.content.hex(' ').upper()}")
+    return response
 
 
-def _query(answers: Answers, protocol: str, address: str, ask: Ask | None) -> Query:
+def _what_to_check(error: MeterError, protocol: str) -> list[Words]:
+    asked = [_ALL_ASKED] if protocol == "cjt188" else []
+    return [*([_REFUSED] if isinstance(error, MeterRefused) else advice.SILENCE), *asked]
+
+
+def _queries(answers: Answers, protocol: str, address: str, ask: Ask | None) -> list[Query]:
+    """Return what the meter is asked, one after the other until it answers. All of it only reads.
+
+    Some meters lose the first request and wake up with it, so each is sent twice. CJ/T 188 meters differ in the order
+    in which they want the identifier, as the gateway's `di_order = "probe"` knows; and some heed only their own meter
+    type or AA.
+    """
     if protocol == "modbus":
         register = answers.register
         if register is None and ask:
@@ -327,13 +364,24 @@ def _query(answers: Answers, protocol: str, address: str, ask: Ask | None) -> Qu
             register = int(text) if text.isdecimal() else None
         if register is None:
             raise WizardError("give --register, the first register to read, from 0 请给出起始寄存器")
-        unit = registers.parse_unit(address)
-        return modbus.ReadRequest(unit=unit, function=answers.function, address=register, count=answers.count)
+        is_tcp = (answers.framing or "").lower() == "tcp"
+        unit = registers.parse_tcp_unit(address) if is_tcp else registers.parse_unit(address)
+        return [modbus.ReadRequest(unit=unit, function=answers.function, address=register, count=answers.count)] * 2
     station = cjt188_dialogue.parse_address(address)
-    frame = cjt188.Frame(
-        meter_type=cjt188.ANY_TYPE if station.address == cjt188.BROADCAST else 0x10,
-        address=station.address,
-        control=cjt188.READ_DATA,
-        data=b"\x90\x1f" + bytes([station.next_serial()]),
+    types = (
+        [cjt188.ANY_TYPE] * 2
+        if station.address == cjt188.BROADCAST
+        else [cjt188.COLD_WATER, cjt188.COLD_WATER, cjt188.ANY_TYPE]
     )
-    return cjt188.Request(frame=frame, answer_lengths=tuple(range(4, cjt188.DATA_BYTES_MAX + 1)))
+    frames = [
+        cjt188.Frame(
+            meter_type=meter_type,
+            address=station.address,
+            control=cjt188.READ_DATA,
+            data=identifier + bytes([station.next_serial()]),
+        )
+        for meter_type in types
+        for identifier in (b"\x90\x1f", b"\x1f\x90")
+    ]
+    lengths = tuple(range(4, cjt188.DATA_BYTES_MAX + 1))
+    return [cjt188.Request(frame=frame, answer_lengths=lengths) for frame in frames]

@@ -162,6 +162,24 @@ def test_any_unit_is_an_address_for_a_meter_alone_on_its_bus():
     assert parse(HEAD + BUS + meter).meters[0].address == 0
 
 
+@pytest.mark.parametrize("address", [0, 255])
+def test_the_device_itself_is_an_address_where_the_framing_is_tcp(address):
+    """Messaging on TCP/IP 4.4.2."""
+    over_tcp = BUS.replace("/dev/ttyS1", "socket://192.168.1.20:502")
+    meter = METER.replace('"1"', f'"{address}"')
+    assert parse(HEAD + over_tcp + 'framing = "tcp"\n' + meter).meters[0].address == address
+    for framing in ("rtu", "ascii"):
+        (problem,) = problems_of(HEAD + over_tcp + f'framing = "{framing}"\n' + meter)
+        assert f'"{address}" cannot be the address of this meter' in problem
+        assert ('"255" is the device itself and exists where the framing is "tcp" only' in problem) == (address == 255)
+
+
+def test_an_address_is_not_judged_by_a_bus_that_is_not_there():
+    meter = METER.replace('"1"', '"255"').replace('bus = "b"', 'bus = "c"')
+    (problem,) = [text for text in problems_of(HEAD + BUS + meter) if "no meter is on" not in text]
+    assert 'there is no bus "c"' in problem
+
+
 def cjt188_meters(*addresses):
     return "".join(
         METER.replace("xintai", "cjt188-water").replace("m-1", f"m-{number}").replace('"1"', f'"{address}"')

@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from partners.virtual_line import VirtualClock, VirtualPort, skip_real_pauses, virtual_line
 
-from agent.technician import history_records, scan_probe
+from agent.technician import history_records, scan_questions
 from agent.technician.history import HistoryStation
 from agent.technician.reading import Plan
 from gateway.clock import SystemClock
@@ -100,7 +100,9 @@ class TestCode:
             if keyword.arg == "control" and ast.unparse(keyword.value) not in reads and file not in hands_on
         }
         assert odd == {("agent/technician/scan_probe.py", "control")}, "which has them from this table:"
-        assert {control for control, *_ in scan_probe._ANY_CJT188} <= {0x01, 0x03}
+        looks = [(is_any, is_closer) for is_any in (False, True) for is_closer in (False, True)]
+        questions = [scan_questions.cjt188_questions(is_any=is_any, is_closer=closer) for is_any, closer in looks]
+        assert {question.control for asked in questions for question in asked} <= {0x01, 0x03}
 
     def test_the_service_does_not_know_the_valve(self):
         code = (
@@ -144,7 +146,7 @@ CASES = [
     for name in profile.built_in_names()
     for address in (
         ["5", "12345678"]
-        if profile.load(name).head.protocol == "mbus"
+        if profile.load(name).head.protocol == "mbus" and profile.load(name).spec.says_medium
         else [ADDRESSES[profile.load(name).head.protocol]]
     )
     for fault in ("", "dead", "exception", "garbage", "wrong_unit")

@@ -573,6 +573,26 @@ def test_what_lies_between_was_shown_meanwhile_whichever_of_three_is_damaged(rig
     assert between is None or min(right) <= between.volume_ml <= max(right)
 
 
+@pytest.mark.parametrize(
+    ("totals", "turns"),
+    [
+        ((1, 2, 3), True),
+        ((3, 2, 1), True),
+        ((1, 1, 1), True),
+        ((0, 500_000, 1_000_000), True),
+        ((0, 500_000, 1_000_001), False),
+        ((1, 3, 2), False),
+        ((2, 1, 3), False),
+        ((1, 2), False),
+        ((1, 2, 3, 4), False),
+        ((), False),
+    ],
+)
+def test_three_totals_of_a_register_that_turns(totals, turns):
+    """The one rule of the service and of `shuiwang history`."""
+    assert meters_module.is_turning(totals) is turns
+
+
 def test_a_flag_stands_that_most_answers_have():
     low, wet = "battery_low", "empty_pipe"
     answers = [

@@ -1,6 +1,5 @@
 """Modbus in every framing, over ptys and TCP, with masters and servers that we did not write; sleepers and unit 0."""
 
-import asyncio
 import contextlib
 import itertools
 import os
@@ -16,7 +15,8 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
-from partners.processes import Running, find, free_port, wait_until
+from partners.processes import find, free_port, pty_pair
+from partners.pymodbus_meters import serving
 from partners.virtual_line import VirtualClock, VirtualPort, skip_real_pauses, virtual_line
 from pymodbus import FramerType
 from pymodbus.client import ModbusSerialClient, ModbusTcpClient
@@ -78,50 +78,19 @@ def opened(port, framing, **settings):
 
 
 @contextlib.contextmanager
-def cable(folder):
-    """Two ptys that are one line."""
-    ends = [folder / "near", folder / "far"]
-    socat = Running(folder / "socat.log", find("socat"), *(f"pty,raw,echo=0,link={end}" for end in ends))
-    try:
-        wait_until(lambda: all(end.exists() for end in ends), what="the pty pair")
-        yield ends
-    finally:
-        socat.kill()
-
-
-@contextlib.contextmanager
 def pymodbus_server(transport, folder):
     """A server of pymodbus on a thread of its own; yields the port at which our master finds it."""
     device = SimDevice(id=UNIT, simdata=[SimData(address=FIRST, values=content(), datatype=DataType.REGISTERS)])
-    loop = asyncio.new_event_loop()
-    with contextlib.ExitStack() as stack:
-        if transport.is_tcp:
-            number = free_port()
-            port = f"socket://127.0.0.1:{number}"
-            make = lambda: ModbusTcpServer(device, framer=transport.framer, address=("127.0.0.1", number))
-        else:
-            port, far = stack.enter_context(cable(folder))
-            make = lambda: ModbusSerialServer(device, framer=transport.framer, port=str(far), baudrate=115200)
-        ready = threading.Event()
-        servers = []
-
-        async def serve():
-            servers.append(make())
-            serving = asyncio.ensure_future(servers[0].serve_forever(background=False))
-            await asyncio.sleep(0.2)
-            ready.set()
-            with contextlib.suppress(asyncio.CancelledError):
-                await serving
-
-        thread = threading.Thread(target=loop.run_until_complete, args=[serve()])
-        thread.start()
-        assert ready.wait(10)
-        try:
-            yield port
-        finally:
-            asyncio.run_coroutine_threadsafe(servers[0].shutdown(), loop).result(10)
-            thread.join(10)
-            loop.close()
+    if transport.is_tcp:
+        number = free_port()
+        with serving(lambda: ModbusTcpServer(device, framer=transport.framer, address=("127.0.0.1", number))):
+            yield f"socket://127.0.0.1:{number}"
+    else:
+        with (
+            pty_pair(folder) as (near, far),
+            serving(lambda: ModbusSerialServer(device, framer=transport.framer, port=str(far), baudrate=115200)),
+        ):
+            yield near
 
 
 class OurServer:

@@ -7,7 +7,7 @@ import pytest
 from gateway.responder import RESPONDERS, Cjt188Responder, MbusResponder, ModbusResponder, SimulatedMeter
 from gateway.village_file import parse
 from protocols import cjt188, cjt188_dialogue, mbus, mbus_dialogue, mbus_search, modbus, profile, registers
-from protocols.errors import Garbled, MeterRefused, NoResponse, WrongAnswer
+from protocols.errors import Garbled, MeterFault, MeterRefused, NoResponse, WrongAnswer
 
 ADDRESSES = {"usw-dn15-40": 17, "xintai": 18, "tuf-2000": 19}
 SHOWN_ML = {"usw-dn15-40": 802_609_751, "xintai": 802_609_000, "tuf-2000": 802_609_751}  # xintai: whole litres
@@ -470,6 +470,14 @@ def mbus_read(responder, address, *, name="mbus-water"):
 def test_an_mbus_profile_reads_what_its_simulated_meter_shows(name, shown_ml, address):
     responder, _ = mbus_line(address, "7", name=name)
     assert mbus_read(responder, address, name=name) == (shown_ml, [None, shown_ml])
+
+
+def test_a_simulated_mbus_meter_that_does_not_say_what_it_measures():
+    responder, _ = mbus_line("5", "7", name="mbus-water-no-header")
+    assert mbus_read(responder, "5", name="mbus-water-no-header") == (802_609_000, [None, 802_609_000])
+    responder, _ = mbus_line("5", "7", name="mbus-water-no-header")
+    with pytest.raises(MeterFault, match=r"does not say what it measures, .* mbus-water-no-header takes it"):
+        mbus_read(responder, "5")
 
 
 def test_at_address_254_every_mbus_meter_answers_at_once():

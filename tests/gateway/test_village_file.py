@@ -113,6 +113,10 @@ MISTAKES = [
     (CJT188 + "settled_m3 = [1.5]\n", 'v: meter 1: settled_m3 1: Expected `str`.*"empty", "refused"'),
     (CJT188 + "settled_m3 = ['0.0000001']\n", "v: meter 1: settled_m3: 0.0000001 is finer than a millilitre"),
     (CJT188 + f"settled_m3 = {['1'] * 13}\n", "v: meter 1: settled_m3: .*up to twelve"),
+    (
+        CJT188.replace("cjt188-water", "rd-w10") + "settled_m3 = ['1']\n",
+        "v: meter 1: settled_m3: how rd-w10 shows past totals is not known; right would be to leave it out",
+    ),
     ("[[meter", "v: "),
     ("", "v: meter: .*at least one table"),
     ("meter = []", "v: meter: .*at least one table"),

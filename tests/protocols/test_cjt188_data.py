@@ -28,6 +28,7 @@ class TestTotals:
     def test_a_captured_answer(self):
         record = decode(standard())
         assert (record.total_ml, record.settled_ml, record.status) == (2_000_000, 1_000_000, b"\x00\xff")
+        assert record.settled_fault is None
         assert (record.clock, record.clock_state) == (None, ClockState.ABSENT)
 
     @pytest.mark.parametrize(
@@ -56,21 +57,43 @@ class TestTotals:
     def test_a_unit_that_the_profile_does_not_name_is_never_guessed(self, unit):
         with pytest.raises(MeterFault, match=f"unit code of the total is {unit}.*Compare 200 with the dial"):
             decode(standard(total="00 02 00 00" + unit))
-        with pytest.raises(MeterFault, match=f"unit code of the settled is {unit}"):
-            decode(standard(settled="00 02 00 00" + unit))
+
+    @pytest.mark.parametrize("settled", ["00 00 00 00 00", "00 02 00 00 00", "00 01 00 00 29", "00 01 00 00 FF"])
+    def test_the_total_of_today_stands_where_that_of_the_settlement_day_has_no_unit_that_is_known(self, settled):
+        """A meter that never settled may send 00 for the unit. No rule asks for that total; a home hangs on today's."""
+        record = decode(standard(settled=settled))
+        assert (record.total_ml, record.settled_ml, record.status) == (2_000_000, None, b"\x00\xff")
+        assert f"unit code of the settled is {settled[-2:]}" in record.settled_fault
+        assert "Compare" in record.settled_fault
+
+    @pytest.mark.parametrize("unit", ["00", "FF", "35", "AC"])
+    def test_what_no_profile_can_name_is_not_asked_for(self, unit):
+        """`decimals` takes no code that is none of a volume, so the message says what can be written instead."""
+        with pytest.raises(MeterFault, match=r"before you give `unit`.*\(\"total:4\", \"other:1\""):
+            decode(standard(total="00 02 00 00" + unit))
+        layout = ("total:4", "other:1", "settled:4", "other:1", "clock:7", "status:2")
+        spec = msgspec.convert({"layout": layout, "unit": "2C"}, Cjt188Spec)
+        assert cjt188_data.decode(spec, layout, standard(total="00 02 00 00" + unit)).total_ml == 2_000_000
+
+    @pytest.mark.parametrize("unit", ["29", "2D"])
+    def test_what_a_profile_can_name_is_asked_for(self, unit):
+        with pytest.raises(MeterFault, match=r"Compare 200 with the dial before you add it$"):
+            decode(standard(total="00 02 00 00" + unit))
 
     @pytest.mark.parametrize("filled", ["FF FF FF FF", "99 99 99 99"])
     @pytest.mark.parametrize("unit", ["2C", "FF", "99", "00"])
     def test_filled_fields_are_absent_whatever_their_unit(self, filled, unit):
-        assert decode(standard(settled=filled + unit)).settled_ml is None
+        record = decode(standard(settled=filled + unit))
+        assert (record.settled_ml, record.settled_fault) == (None, None)
         assert decode(standard(total=filled + unit)).total_ml is None
 
     @pytest.mark.parametrize("digits", ["0A 00 00 00", "00 00 00 F0", "FF FF FF 00", "00 02 00 AA", "EE EE EE EE"])
     def test_other_half_bytes_are_no_value(self, digits):
         with pytest.raises(MeterFault, match="no BCD digits"):
             decode(standard(total=digits + "2C"))
-        with pytest.raises(MeterFault, match="no BCD digits"):
-            decode(standard(settled=digits + "2C"))
+        record = decode(standard(settled=digits + "2C"))
+        assert (record.total_ml, record.settled_ml) == (2_000_000, None)
+        assert record.settled_fault == f"{digits} are no BCD digits"
 
     def test_zero_is_a_reading(self):
         assert decode(standard(total="00 00 00 00 2C")).total_ml == 0
@@ -275,6 +298,35 @@ class TestSpec:
     def test_identifiers_without(self, identifier):
         with pytest.raises(UsageError, match=f"{identifier:04X} holds no total"):
             cjt188_data.layout_of(Cjt188Spec(), identifier)
+
+
+class TestPastTotals:
+    """Settled and frozen totals have four bytes and a unit, whatever form today's total has."""
+
+    ODD = (
+        Cjt188Spec(layout="rd-w10", unit="2C", decimals={"2C": 6}),
+        Cjt188Spec(layout=("total:5+unit",), decimals={"2C": 3}),
+        Cjt188Spec(layout=("total:3+unit",), decimals={"2C": 1}),
+    )
+
+    @pytest.mark.parametrize("spec", ODD)
+    @pytest.mark.parametrize("identifier", [0xD120, 0xD2FF, 0xD300, 0xD4FF])
+    def test_decimals_of_a_total_of_another_form_are_not_applied(self, spec, identifier):
+        """`decimals` = 6 of RD-W10 counts its fraction; 47 12 00 00 2C of D120 would become 0.001247 m3."""
+        assert not cjt188_data.knows_past(spec)
+        with pytest.raises(UsageError, match="how many decimals its past totals have is not known"):
+            cjt188_data.layout_of(spec, identifier)
+        assert cjt188_data.layout_of(spec, 0x901F) == spec.fields
+        settled, freeze = bytes.fromhex("47 12 00 00 2C"), bytes(7) + bytes.fromhex("47 12 00 00 2C") + b"\xff" * 11
+        for layout, content in ((SETTLED_LAYOUT, settled), (FREEZE_LAYOUT, freeze)):
+            with pytest.raises(UsageError, match="form of its own"):
+                cjt188_data.decode(spec, layout, content)
+
+    @pytest.mark.parametrize("layout", ["standard", "short", ("other:2", "total:4+unit"), ("total:4",)])
+    def test_those_of_the_usual_form_are(self, layout):
+        spec = Cjt188Spec(layout=layout, unit="2C")
+        assert cjt188_data.knows_past(spec)
+        assert cjt188_data.decode(spec, SETTLED_LAYOUT, bytes.fromhex("47 12 00 00 2C")).total_ml == 12_470_000
 
 
 SPECS = [

@@ -145,6 +145,34 @@ class TestAcknowledgements:
         echo = {"echo": request_.encode(), "noise and echo": b"\0" + request_.encode()}
         assert hear(request_, echo.get(before, before) + ACK, bytewise=bytewise) == ACK
 
+    @pytest.mark.parametrize("request_", [RESET, SELECT, mbus.reset_link(0xA5)])
+    def test_heard_behind_what_is_left_of_our_own_request(self, request_, bytewise):
+        """Transceivers that listen while they send lose or bend its first bytes; the 68 further in is no answer's."""
+        sent = request_.encode()
+        for lost in range(1, len(sent)):
+            assert hear(request_, sent[lost:] + ACK, bytewise=bytewise) == ACK
+            if sent[lost] != 0xE5:  # that one, heard first, looks the same as the meter's
+                with pytest.raises((Garbled, NoResponse)):
+                    hear(request_, sent[lost:], bytewise=bytewise)
+        for bent in (b"\0", b"\xff", b"\0\xff"):
+            assert hear(request_, bent + sent[len(bent) :] + ACK, bytewise=bytewise) == ACK
+
+    def test_one_within_what_is_left_of_our_own_request_does_not_count(self, bytewise):
+        request = mbus.reset_link(0xA5)
+        assert request.encode() == bytes.fromhex("10 40 A5 E5 16"), "its checksum is an E5"
+        for lost in (1, 2):
+            with pytest.raises(Garbled):
+                hear(request, request.encode()[lost:], bytewise=bytewise)
+
+    @pytest.mark.parametrize("request_", [RESET, SELECT])
+    def test_a_telegram_is_not_taken_for_what_is_left_of_our_own_request(self, request_, bytewise):
+        """A late one, whole or from anywhere in it, that ends as the request does; more than was sent was not ours."""
+        end = request_.encode()[-2:]
+        tail = b"\x68\x13\x13\x68\x08\x05" + end
+        for late in (tail, request_.encode() + tail, b"\x68" + request_.encode()[1:-1] + b"\0" + end):
+            with pytest.raises((Garbled, WrongAnswer)):
+                hear(request_, late + ACK, bytewise=bytewise)
+
     def test_one_within_our_own_echo_does_not_count(self, bytewise):
         request = mbus.select(Identity(number="00E50000", manufacturer=0xE5E5))
         assert 0xE5 in request.encode()
@@ -199,6 +227,14 @@ class TestData:
     def test_a_frame_within_an_answer_is_its_content(self, bytewise):
         answer = telegram(data=telegram(data=b"inner"))
         assert hear(ASK, answer, bytewise=bytewise) == answer
+
+    @pytest.mark.parametrize("request_", [ASK, mbus.request_data(106, frame_count_bit=True)])
+    def test_behind_what_is_left_of_our_own_request(self, request_, bytewise):
+        """Address 106 has E5 for a checksum; without its first byte that was taken for an acknowledgement."""
+        sent, answer = request_.encode(), telegram(address=request_.frame.address)
+        for lost in range(1, len(sent)):
+            if sent[lost] != 0xE5:
+                assert hear(request_, sent[lost:] + answer, bytewise=bytewise) == answer
 
     def test_behind_an_acknowledgement_none_counts(self, bytewise):
         """The meter is an answer behind: this telegram was asked for earlier, if the meter sends it at all."""

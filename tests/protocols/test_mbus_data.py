@@ -1,5 +1,8 @@
 """M-Bus telegrams: headers, the one record that is the total, faults, flags, and the library that we do not rely on."""
 
+import math
+import struct
+
 import meterbus
 import msgspec
 import pytest
@@ -25,8 +28,15 @@ def telegram(records, **options):
     return frame_of(encode_telegram(METER, bytes.fromhex(records), **options))
 
 
-def measure(records, spec=SPEC, **options):
-    return measurement_of(spec, [decode(spec, telegram(records, **options))])
+def measure(records, spec=SPEC, *, word="00 00", **options):
+    frame = telegram(records, **options)
+    data = frame.data[:10] + bytes.fromhex(word) + frame.data[12:]
+    return measurement_of(spec, [decode(spec, msgspec.structs.replace(frame, data=data))])
+
+
+def float32(number):
+    """A total as a float32, its unit before it."""
+    return struct.pack("<f", number).hex()
 
 
 def fixed(*, status=0, units=(0x29, 0x3F), counters=("01 00 00 00", "00 00 00 00"), medium=7, ci=0x73):
@@ -92,6 +102,65 @@ class TestTheTotal:
         assert measure("04 FB 10 02 00 00 00", MbusSpec(vif=("FB10",))).volume_ml == 2 * 10**8
 
     @pytest.mark.parametrize(
+        ("vif", "number", "volume_ml"),
+        [
+            ("16", 1234.567, 1_234_567_000),
+            ("16", 0.0, 0),
+            ("16", 0.001, 1_000),
+            ("16", 16_383.999, 16_383_999_000),
+            ("14", 123_456.7, 1_234_567_000),
+            ("17", 123.4567, 1_234_567_000),
+            ("FB 10", 12.34567, 1_234_567_000),
+            ("13", 1_234_567.0, 1_234_567_000),
+        ],
+    )
+    def test_a_float_is_read_in_any_unit_while_its_last_bit_is_fine_enough(self, vif, number, volume_ml):
+        """A unit of 1 m3 says nothing of the steps of a float; the shortest decimal that denotes it was meant."""
+        assert measure(f"05 {vif} {float32(number)}").volume_ml == volume_ml
+
+    @pytest.mark.parametrize(
+        ("number", "step"),
+        [(16_384.0, "1953.12"), (99_999.99, "7812.5"), (-20_000.0, "1953.12"), (3e38, "2.02824e.37")],
+    )
+    def test_a_float_whose_last_bit_is_coarser_says_so(self, number, step):
+        said = (
+            f"VIF 16 as a float, whose last bit is worth {step} mL at this size; the profile reads .* at most 1000 mL"
+        )
+        with pytest.raises(MeterFault, match=said):
+            measure(f"05 16 {float32(number)}")
+
+    def test_a_coarser_profile_reads_it(self):
+        assert measure(f"05 16 {float32(16_384.0)}", MbusSpec(vif=("14",))).volume_ml == 16_384_000_000
+
+    @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+    def test_a_float_that_is_no_number_is_no_total_in_any_unit(self, number):
+        with pytest.raises(MeterFault, match="which is no number"):
+            measure(f"05 16 {float32(number)}")
+
+    @pytest.mark.parametrize("other", ["45 16", "15 16", "85 10 16", "85 40 16", "05 96 3B", "05 56", "05 06"])
+    def test_a_float_elsewhere_is_something_else(self, other):
+        assert measure(f"04 13 05 00 00 00 {other} {float32(7.0)}").volume_ml == 5_000
+        with pytest.raises(MeterFault, match="no record is the total"):
+            measure(f"{other} {float32(7.0)}")
+
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            ("04 13 87 D6 12 00", f"05 16 {struct.pack('<f', 1234.567).hex()}"),
+            ("04 10 47 3F 96 49", f"05 16 {struct.pack('<f', 1234.567).hex()}"),  # 1234.583 m3: 16 L more
+            (f"05 16 {struct.pack('<f', 1.0).hex()}", f"05 16 {struct.pack('<f', 1.002).hex()}"),
+        ],
+    )
+    def test_a_float_and_another_total_agree_to_the_litre_or_are_a_fault(self, first, second):
+        agree = first.startswith("04 13")
+        for records in (first + second, second + first):
+            if agree:
+                assert measure(records).volume_ml == 1_234_567_000
+            else:
+                with pytest.raises(MeterFault, match="disagree"):
+                    measure(records)
+
+    @pytest.mark.parametrize(
         ("spec", "records"),
         [
             (MbusSpec(vife="3B"), "04 93 3B 05 00 00 00"),
@@ -144,7 +213,14 @@ class TestHeaders:
         frame = Frame(control=8, address=1, ci=ci, data=bytes.fromhex(header + "0C 13 67 45 23 01"))
         with pytest.raises(MeterFault, match="does not say what it measures, the profile wants 06, 07, 15, 16"):
             measurement_of(SPEC, [decode(SPEC, frame)])
-        anything = MbusSpec(media=())
+        for media in ((), ("unsaid",), (0x07, "unsaid")):
+            self._is_read_without_medium(frame, MbusSpec(media=media), header)
+
+    def test_a_telegram_that_says_what_is_measured_is_not_unsaid(self):
+        with pytest.raises(MeterFault, match=r"measures 07 \(water\), the profile wants unsaid"):
+            measure("0C 13 67 45 23 01", MbusSpec(media=("unsaid",)))
+
+    def _is_read_without_medium(self, frame, anything, header):
         flags = ("battery_low",) if header else ()
         measured = measurement_of(anything, [decode(anything, frame)])
         assert (measured.volume_ml, measured.flags, measured.is_doubtful) == (1_234_567_000, flags, False)
@@ -161,7 +237,32 @@ class TestHeaders:
         with pytest.raises(MeterFault, match=f"the meter measures {medium:02X} "):
             measurement_of(SPEC, [decode(SPEC, frame)])
 
-    @pytest.mark.parametrize(("ci", "word"), [(0x72, "20 05"), (0x76, "05 20"), (0x72, "FF FF"), (0x7A, "00 07")])
+    @pytest.mark.parametrize(("ci", "word"), [(0x72, "FF FF"), (0x76, "FF FF"), (0x7A, "FF FF"), (0x72, "FF E0")])
+    def test_what_is_not_encrypted_is_not_called_so(self, ci, word):
+        """Mode 0, or a word filled with ones: meters older than it had a reserved "signature" there."""
+        head = {0x72: "56 34 12 00 24 40 01 07", 0x76: "00 12 34 56 40 24 01 07", 0x7A: ""}[ci]
+        total = "04 13 00 00 00 05" if ci == 0x76 else "04 13 05 00 00 00"
+        spec = MbusSpec(media=(0x07, "unsaid"))
+        frame = Frame(control=8, address=1, ci=ci, data=bytes.fromhex(head + "01 00" + word + total))
+        assert measurement_of(spec, [decode(spec, frame)]).volume_ml == 5_000
+
+    @pytest.mark.parametrize(
+        "records", ["8A 4C E1 07 93 55", "04 13 05 00 00", "5F 13 05 00 00 00", "04 13 05 00 00 00 04"]
+    )
+    def test_a_word_of_ones_is_believed_only_with_whole_records_behind_it(self, records):
+        with pytest.raises(MeterFault):
+            measure(records, word="FF FF")
+
+    @pytest.mark.parametrize("mode", range(1, 32))
+    def test_every_mode_is_refused_and_those_that_nobody_defines_are_not_called_encrypted_outright(self, mode):
+        word = f"00 {mode:02X}"
+        said = rf"telegram {'is' if mode < 16 else 'may be'} encrypted \(mode {mode}\)"
+        with pytest.raises(MeterFault, match=said):
+            measure("04 13 05 00 00 00", word=word)
+
+    @pytest.mark.parametrize(
+        ("ci", "word"), [(0x72, "20 05"), (0x76, "05 20"), (0x72, "FE FF"), (0x72, "FF BF"), (0x7A, "00 07")]
+    )
     def test_encrypted(self, ci, word):
         head = "56 34 12 00 24 40 01 07" if ci != 0x7A else ""
         data = bytes.fromhex(head + "01 00" + word + "04 13 05 00 00 00")
@@ -300,6 +401,7 @@ class TestSpec:
             ({"status": {"broken": 5}}, "flag 'broken' is not one of battery_low"),
             ({"status": {"leak": 4}}, ">= 5"),
             ({"media": [256]}, "<= 255"),
+            ({"media": ["water"]}, "Invalid enum value 'water'"),
             ({"storage": -1}, ">= 0"),
             ({"adress": 1}, "unknown field"),
         ],

@@ -393,12 +393,22 @@ class TestSlave:
 
 class TestProfiles:
     @pytest.mark.parametrize(
-        ("name", "vif"), [("mbus-water", "13"), ("mbus-water-10l", "14"), ("mbus-water-100l", "15")]
+        ("name", "vif"),
+        [("mbus-water", "13"), ("mbus-water-no-header", "13"), ("mbus-water-10l", "14"), ("mbus-water-100l", "15")],
     )
     def test_the_step_is_that_of_the_coarsest_unit(self, name, vif):
         loaded = profile.load(name)
         assert loaded.spec.vif[-1] == vif
         assert loaded.head.step_ml == 10 ** int(vif[1])
+
+    def test_a_meter_that_does_not_say_who_it_is_has_a_primary_address_only(self):
+        """Selected by its identity it would be refused in each reading, because the telegram names nobody."""
+        nameless = profile.load("mbus-water-no-header")
+        assert nameless.parse_address("5") == Station(primary=5)
+        for text in ("00123456", "1149037877040E16"):
+            with pytest.raises(ProfileError, match="give its primary address"):
+                nameless.parse_address(text)
+            assert profile.load("mbus-water").parse_address(text) == parse_address(text)
 
     def case(self, *frames):
         return mbus_dialogue.decode_case(SPEC, [(bytes.fromhex(asked), bytes.fromhex(told)) for asked, told in frames])

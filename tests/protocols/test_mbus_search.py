@@ -73,18 +73,59 @@ class TestFinding:
         assert search.unresolved == []
 
     @pytest.mark.parametrize(
-        "twin", [meter("00123456", medium=6), meter("00123456", version=2), meter("00123456", medium=0x16, version=9)]
+        "twin",
+        [
+            meter("00123456", medium=6),
+            meter("00123456", version=2),
+            meter("00123456", medium=0x16, version=9),
+            meter("00123456", manufacturer=0x0477),
+            meter("00123456", manufacturer=0x4025),
+        ],
     )
     def test_two_with_the_same_number(self, twin):
         search, _ = run(slaves_of([meter("00123456"), twin]))
         assert {str(identity) for identity in search.found} == {str(meter("00123456")), str(twin)}
         assert search.unresolved == []
 
+    def test_twins_wait_until_everybody_else_is_found(self):
+        """They cost hundreds of selections, and whoever drives the search may give up."""
+        slaves = slaves_of([meter("00123456"), meter("00123456", manufacturer=0x0477), meter("98765432")])
+        search = Search()
+        queries = search.queries()
+        query, asked = next(queries), 0
+        while not search.found:
+            asked += 1
+            answers = [answer for slave in slaves if (answer := slave.answer(query.frame))]
+            is_clash = len(answers) > 1 and query.wants_data
+            query = queries.send(Heard.COLLISION if is_clash else query.reader().feed(answers[0]) if answers else
+                                 Heard.SILENCE)  # fmt: skip
+        assert (search.found, asked < 150) == ([meter("98765432")], True)
+
     def test_two_that_nothing_tells_apart(self):
-        twins = [meter("00123456"), meter("00123456", manufacturer=0x0477)]
-        search, _ = run(slaves_of([*twins, meter("00123457")]))
+        search, _ = run(slaves_of([meter("00123456"), meter("00123456"), meter("00123457")]))
         assert search.found == [meter("00123457")]
+        assert search.unresolved == [meter("00123456")]
+
+    def test_two_that_heed_no_narrower_mask_are_named(self):
+        """Meters that know FFFF for any maker, and no single byte of it."""
+        slaves = slaves_of([meter("00123456"), meter("00123456", manufacturer=0x0477)])
+
+        class Strict:
+            def __init__(self, slave):
+                self.slave = slave
+
+            def answer(self, frame):
+                half = frame.ci == mbus.SELECT and (frame.data[4] == 0xFF) != (frame.data[5] == 0xFF)
+                return self.slave.answer(frame) if not half else None
+
+        search, _ = run([Strict(slave) for slave in slaves])
+        assert search.found == []
         assert search.unresolved == [Identity(number="00123456", version=1, medium=7)]
+
+    @pytest.mark.parametrize("other", ["12345678", "A2345679", "A2345E78"])
+    def test_numbers_with_letters_are_found(self, other):
+        search, _ = run(slaves_of([meter("A2345678"), meter(other)]))
+        assert {identity.number for identity in search.found} == {"A2345678", other}
 
     def test_below_a_mask(self):
         search, _ = run(slaves_of([meter("00123456"), meter("50123456")]), mask=Identity(number="5FFFFFFF"))
@@ -137,4 +178,4 @@ class TestDisturbances:
         except StopIteration:
             pass
         assert search.found == []
-        assert search.unresolved == [Identity(number="00123456", version=1, medium=7)]
+        assert search.unresolved == [Identity(number="00123456", medium=7)], "one meter: there is nobody to tell apart"

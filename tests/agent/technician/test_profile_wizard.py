@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from partners import pymodbus_meters
 from partners.processes import shuiwang
+from partners.virtual_line import VirtualClock, VirtualPort, virtual_line
 from typer.testing import CliRunner
 
 from agent.cli import app
 from agent.exit_codes import ExitCode
-from agent.technician import modbus_wire, profile_wizard
+from agent.technician import modbus_wire, profile_wizard, wizard_dialogue
 from agent.technician.profile_wizard import Exchange, Facts, Narrowing, WizardError
 from protocols import cjt188, modbus, profile
 
@@ -24,6 +25,8 @@ RESPONSE = bytes.fromhex("01 03 04 1E 85 0B 3F AA D2")
 CJT_ANSWER = (
     "FE FE FE 68 10 18 02 12 20 20 00 00 81 16 90 1F 00 00 02 00 00 2C 00 02 00 00 2C 00 00 00 00 00 00 00 00 FF 85 16"
 )
+# A telegram of the libmbus test frames (BSD-3-Clause), cut behind its total of 1234.567 m3.
+MBUS_ANSWER = "68 15 15 68 08 01 72 45 23 11 70 93 15 0A 07 02 00 00 00 0C 13 67 45 23 01 0E 16"
 GIVEN = ["--name", "mine", "--title", "Maker DN20", "--request", REQUEST.hex(), "--response", RESPONSE.hex()]
 
 
@@ -74,6 +77,14 @@ class TestCommand:
         assert result.exit_code == 0, result.output
         (case,) = profile.load("./mine.toml").cases
         assert (case.volume_ml, case.evidence) == (802_609_751, "capture")
+
+    @pytest.mark.e2e
+    def test_so_is_the_device_at_the_end_of_the_connection(self):
+        with pymodbus_meters.over_tcp({255: 802_609_751}) as port:
+            result = new("--port", port, "--framing", "TCP", "--address", 255, "--register", 516, "--count", 4,
+                         "--dial", "802.609751", "--choose", 1, *GIVEN[:4])  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert profile.load("./mine.toml").cases[0].exchange[0].request.startswith("FF 03 02 04")
 
     def test_json_says_what_was_made(self):
         told = msgspec.json.decode(new(*GIVEN, "--dial", "0.545", "--json").stdout)
@@ -142,6 +153,17 @@ class TestCommand:
             ([*GIVEN, "--dial", "0.545", "--date", "gestern"], "write 2026-11-21"),
             ([*GIVEN, "--dial", "0.545", "--order", "ABDC"], "give one of ABCD"),
             ([*GIVEN, "--dial", "0.545", "--choose", "7"], "there are 1"),
+            ([*GIVEN, "--dial", "0.545", "--scale", "0"], "--scale '0': one count is worth more than 0"),
+            ([*GIVEN, "--dial", "0.545", "--scale", "0.000"], "--scale '0.000': one count is worth more than 0"),
+            (["--response", MBUS_ANSWER, "--dial", "1.234"], "M-Bus telegram says itself .* take mbus-water"),
+            (
+                ["--request", "107B017C16", "--response", MBUS_ANSWER, "--dial", "1.234"],
+                "M-Bus telegram says itself .* take mbus-water",
+            ),
+            (
+                ["--port", "/dev/x", "--protocol", "mbus", "--address", "1", "--dial", "1.234"],
+                "M-Bus telegram says itself .* take mbus-water",
+            ),
             ([*GIVEN, "--dial", "0.545", "--out", "no/such/folder/x.toml"], "cannot be written"),
             ([*GIVEN[4:], "--dial", "0.545"], "give --name, --title"),
             (["--response", RESPONSE.hex(), "--dial", "0.545"], "give --request or --register"),
@@ -165,6 +187,88 @@ class TestCommand:
     def test_a_port_that_is_not_there(self):
         arguments = ["--port", "/dev/nowhere", "--address", "1", "--register", "0", "--dial", "1"]
         assert new(*arguments).exit_code == ExitCode.PORT
+
+
+COLD_ANSWER = bytes.fromhex("00 02 00 00 2C 00 01 00 00 2C 00 00 00 00 00 00 00 00 00")
+
+
+class LiveMeter:
+    """A CJ/T 188 meter in virtual time that hears what `heeds` lets it; the wizard opens its line."""
+
+    def __init__(self, monkeypatch, *, heeds, meter_type=0x10, refuses=False, sleeps=False):
+        self.heeds, self.meter_type, self.refuses, self.sleeps = heeds, meter_type, refuses, sleeps
+        self.port = VirtualPort(VirtualClock())
+        self.port.on_write = self.hear
+        self.asked = []
+        monkeypatch.setattr(wizard_dialogue, "Line", lambda _: virtual_line(self.port))
+
+    def hear(self, data):
+        ((_, request),) = cjt188.find_frames(data)
+        self.asked.append((request.meter_type, request.identifier.hex().upper()))
+        if self.sleeps:
+            self.sleeps = False
+        elif self.heeds(request):
+            whose = {"address": "00002020120218", "meter_type": self.meter_type}
+            answer = cjt188.answer(request, COLD_ANSWER, **whose)
+            self.port.arrive(self.port.clock.now_s + 0.4, b"\xfe\xfe" + answer.encode())
+        elif self.refuses:
+            refusal = cjt188.refusal(request, b"\0\0", address="00002020120218", meter_type=self.meter_type)
+            self.port.arrive(self.port.clock.now_s + 0.4, refusal.encode())
+
+    def read(self, *arguments, address="00002020120218"):
+        where = ("--port", "/dev/virtual", "--protocol", "cjt188", "--address", address)
+        return new("--name", "mine", "--title", "x", *where, "--dial", "2.00", *arguments)
+
+
+class TestLiveCjt188:
+    @pytest.mark.parametrize("sleeps", [False, True])
+    @pytest.mark.parametrize("refuses", [False, True])
+    @pytest.mark.parametrize("order", ["901F", "1F90"])
+    def test_either_order_of_the_identifier_is_tried_and_written_down(self, monkeypatch, order, refuses, sleeps):
+        """A meter that knows 1F90 alone is silent to 901F, or refuses it; one that sleeps loses the first request."""
+        wanted = bytes.fromhex(order)
+        meter = LiveMeter(monkeypatch, heeds=lambda asked: asked.identifier == wanted, refuses=refuses, sleeps=sleeps)
+        result = meter.read()
+        assert result.exit_code == 0, result.output
+        made = profile.load("./mine.toml")
+        assert (made.spec.di_order, made.spec.meter_type) == (order, 0x10)
+        assert made.cases[0].evidence == "capture"
+        assert meter.asked[-1] == (0x10, order)
+        assert len(meter.asked) <= 3
+
+    @pytest.mark.parametrize("order", ["901F", "1F90"])
+    def test_a_meter_that_heeds_only_its_own_type_is_asked_as_any(self, monkeypatch, order):
+        wanted = bytes.fromhex(order)
+        meter = LiveMeter(
+            monkeypatch,
+            heeds=lambda asked: asked.meter_type in (0x11, cjt188.ANY_TYPE) and asked.identifier == wanted,
+            meter_type=0x11,
+        )
+        result = meter.read()
+        assert result.exit_code == 0, result.output
+        made = profile.load("./mine.toml")
+        assert (made.spec.di_order, made.spec.meter_type) == (order, 0x11), "so the gateway asks it by its own type"
+
+    def test_whatever_meter_is_there_is_asked_as_any(self, monkeypatch):
+        meter = LiveMeter(monkeypatch, heeds=lambda asked: asked.identifier == b"\x1f\x90")
+        assert meter.read(address="A" * 14).exit_code == 0
+        assert {meter_type for meter_type, _ in meter.asked} == {cjt188.ANY_TYPE}
+
+    @pytest.mark.parametrize(("refuses", "words"), [(False, "powered"), (True, "The meter answers, and refuses")])
+    def test_who_gives_nothing_was_asked_in_every_way_and_that_is_said(self, monkeypatch, refuses, words):
+        meter = LiveMeter(monkeypatch, heeds=lambda _: False, refuses=refuses)
+        result = meter.read()
+        assert result.exit_code == ExitCode.NO_READING
+        output = " ".join(result.output.split())
+        assert words in output
+        assert "asked with 90 1F and 1F 90, as cold water (type 10) and as any type (AA)" in output
+        assert set(meter.asked) == {(kind, order) for kind in (0x10, 0xAA) for order in ("901F", "1F90")}
+        assert not list(Path().iterdir())
+
+    def test_a_lost_port_is_not_asked_again(self, monkeypatch):
+        meter = LiveMeter(monkeypatch, heeds=lambda _: meter.port.go_away(meter.port.clock.now_s + 0.3, 1e9))
+        assert meter.read().exit_code == ExitCode.PORT
+        assert len(meter.asked) == 1
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(str.strip)
