@@ -4,7 +4,7 @@ from typing import Final
 
 from agent.technician.pieces import DAMAGED, Checksum, FieldList, Kind, Piece
 from agent.technician.words import Words, cubic_metres
-from protocols import mbus, mbus_records
+from protocols import mbus, mbus_data, mbus_records
 from protocols.errors import MeterFault
 from protocols.mbus_records import Record
 from protocols.registers import VOLUME_ML_MAX
@@ -33,6 +33,8 @@ _CONTENTS: Final = {
     0x76: Words("可变结构，高位在前", "variable structure, high byte first"),
     0x73: Words("固定结构数据", "fixed structure"),
     0x77: Words("固定结构，高位在前", "fixed structure, high byte first"),
+    mbus_data.NO_HEADER: Words("可变结构，无数据头", "variable structure without a header"),
+    mbus_data.SHORT_HEADER: Words("可变结构，短数据头", "variable structure with a short header"),
 }
 _QUANTITIES: Final = (
     (range(0x08), Words("能量", "energy")),
@@ -46,6 +48,7 @@ _QUANTITIES: Final = (
     (range(0x7A, 0x7B), Words("总线地址", "bus address")),
 )
 _HEADER_BYTES: Final = 12  # identity, access number, status, signature
+_SHORT_HEADER_BYTES: Final = 4  # access number, status, signature
 
 
 def match(data: bytes, at: int) -> int:
@@ -149,16 +152,25 @@ def _explain_content(rows: FieldList, frame: mbus.Frame) -> None:
         rows.add(1, Words("版本", "version"), str(identity.version))
         rows.add(1, Words("介质", "medium"), str(_MEDIA.get(identity.medium, Words("其他", f"{identity.medium:02X}"))))
         if frame.ci in mbus.VARIABLE and size >= _HEADER_BYTES:
-            rows.add(1, Words("访问号", "access number"), str(rows.take(1)[0]))
-            rows.add(1, Words("状态", "status"), _status_text(rows.take(1)[0]))
-            rows.add(2, Words("签名", "signature"), rows.take(2).hex(" ").upper())
+            _explain_short_header(rows)
+    elif frame.ci == mbus_data.SHORT_HEADER and size >= _SHORT_HEADER_BYTES:
+        _explain_short_header(rows)
     elif identity is not None:
         rows.add(4, Words("编号", "identity"), identity.number)
-    if frame.ci in mbus.VARIABLE and rows.at > mbus.HEADER_BYTES + 1:
+    is_headless = frame.ci == mbus_data.NO_HEADER or (
+        frame.ci == mbus_data.SHORT_HEADER and size >= _SHORT_HEADER_BYTES
+    )
+    if is_headless or (frame.ci in mbus.VARIABLE and rows.at > mbus.HEADER_BYTES + 1):
         _explain_records(rows, high_byte_first=frame.ci in mbus.HIGH_BYTE_FIRST)
     rest = len(rows.frame) - 2 - rows.at
     if rest > 0:
         rows.add(rest, Words("数据", "data"), "")
+
+
+def _explain_short_header(rows: FieldList) -> None:
+    rows.add(1, Words("访问号", "access number"), str(rows.take(1)[0]))
+    rows.add(1, Words("状态", "status"), _status_text(rows.take(1)[0]))
+    rows.add(2, Words("签名", "signature"), rows.take(2).hex(" ").upper())
 
 
 def _explain_records(rows: FieldList, *, high_byte_first: bool) -> None:

@@ -140,11 +140,10 @@ def _plan(port: str, text: str, options: LineOptions) -> Plan:
     name, address = _split(text)
     try:
         profile = load(name)
-        parsed = profile.parse_address(address)
+        settings = line_of(port, profile=profile, **options)
+        parsed = profile.parse_address(address, framing=settings.framing)
     except ProfileError as error:
         cli.fail(ExitCode.CONFIGURATION, f"--read {text[:60]!r}: {error}")
-    try:
-        settings = line_of(port, profile=profile, **options)
     except LineError as error:
         cli.fail(ExitCode.USAGE, str(error))
     return Plan(

@@ -9,8 +9,6 @@ from typing import Final, NamedTuple
 from agent.technician.hextext import BYTES_MAX, Chunk, Direction
 from agent.technician.packets import NoCapture, packets
 
-# `shuiwang decode` reads no more of a file (`agent.technician.cli`); of a longer one the end is missing.
-FILE_BYTES_MAX: Final = 1024 * 1024
 # Link type, and how many bytes stand before the IP header; Ethernet may have a VLAN tag as well.
 _ETHERNET: Final = 1
 _LINK_BYTES: Final = {0: 4, 1: 14, 12: 0, 14: 0, 101: 0, 108: 4, 113: 16, 228: 0, 229: 0, 276: 20}
@@ -29,11 +27,6 @@ class _Segment(NamedTuple):
 
 def chunks(data: bytes) -> list[Chunk]:
     """Return what went over each connection, one after the other; `tx` is to the server. Raises NoCapture."""
-    if len(data) >= FILE_BYTES_MAX:
-        raise NoCapture(
-            f"a capture of {FILE_BYTES_MAX >> 20} MiB or more 抓包文件太大: capture fewer packets (`-c 500`), or keep"
-            " some of them: `editcap -r IN OUT 1-500`"
-        )
     connections: dict[frozenset[bytes], list[Chunk]] = {}
     expected: dict[tuple[bytes, bytes], int] = {}
     servers: dict[frozenset[bytes], bytes] = {}

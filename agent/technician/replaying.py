@@ -166,7 +166,7 @@ def _station(
         )
     meter = capture.meters.get(address) or Meter(address=address, profile=used.name)
     try:
-        parsed = used.parse_address(address)
+        parsed = used.parse_address(address, framing=capture.line.framing)
     except ProfileError as error:
         raise CaptureError(f"{capture.where}: {address!r} is no address for {used.name}: {error}") from error
     port = _PlayedPort(clock, is_tcp=capture.line.framing == "tcp")

