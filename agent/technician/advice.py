@@ -62,6 +62,12 @@ ASCII: Final = Words(
     "Modbus ASCII? --framing ascii; for 7E1 --data-bits 7 --parity E as well",
 )
 
+_COLD_WATER: Final = 0x10  # T of CJ/T 188, by which the profiles ask that are tried first
+OWN_TYPE: Final = Words(
+    "热水表可能只应答自己的表类型：--profile cjt188-hot-water（见 docs/cjt188.md）",
+    "A hot water meter? It may need --profile cjt188-hot-water: docs/cjt188.md",
+)
+
 # What errors say of the answer to an earlier request (`gateway.meters`, `protocols.cjt188`, `protocols.mbus`).
 _SAID_OF_EARLIER: Final = ("one answer behind", "a late answer")
 
@@ -122,6 +128,7 @@ def _after_silence(plan: Plan, *, is_echo: bool) -> list[Words]:
         _slower(plan),
         *([] if is_echo else [TERMINATION]),
         *([ASCII] if plan.profile.head.protocol == "modbus" and plan.line.framing == "rtu" else []),
+        *([OWN_TYPE] if getattr(plan.profile.spec, "meter_type", None) == _COLD_WATER else []),
     ]
 
 

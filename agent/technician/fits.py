@@ -21,6 +21,7 @@ from protocols.reading import Measurement
 # Five digits of cubic metres: beyond them a house meter begins at 0 again. A register map that is not this meter's
 # mostly gives far more.
 PLAUSIBLE_ML_MAX: Final = 99_999_999_999
+COLD_WATER: Final = 0x10  # T of CJ/T 188 by which nearly every water meter lets itself be asked
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,11 +46,13 @@ def fit_of(profile: Profile, measurement: Measurement, answers: bytes) -> Fit | 
     """Return what a reading comes to; None where nothing in the answers (as heard) speaks for the profile's layout."""
     certainty, way = 0, f"{profile.spec}"
     if profile.head.protocol == "cjt188":
-        content = _reading_in(answers)
-        certainty = explain_cjt188.certainty(profile.spec, content)
+        reading = _reading_in(answers)
+        if reading is None or not may_heed(profile, reading.meter_type):
+            return None
+        certainty = explain_cjt188.certainty(profile.spec, reading.content)
         if not certainty:
             return None
-        way = explain_cjt188.way(profile.spec, content)
+        way = explain_cjt188.way(profile.spec, reading.content)
     elif profile.head.protocol == "mbus":
         way = ""  # the telegram says what it means
     return Fit(
@@ -59,6 +62,15 @@ def fit_of(profile: Profile, measurement: Measurement, answers: bytes) -> Fit | 
         certainty=certainty,
         way=way,
     )
+
+
+def may_heed(profile: Profile, meter_type: int | None) -> bool:
+    """Tell whether a CJ/T 188 meter that answers with this type may need a profile that asks for its own.
+
+    Whoever answers with 10 is asked for 10. None: the type is not known, or there is none.
+    """
+    asked = getattr(profile.spec, "meter_type", None)
+    return meter_type in (None, cjt188.ANY_TYPE) or asked in (None, COLD_WATER, cjt188.ANY_TYPE, meter_type)
 
 
 def ranked(fits: Iterable[Fit]) -> tuple[Fit, ...]:
@@ -178,8 +190,8 @@ def _by_exchange(candidates: Sequence[Profile], request: bytes, answer: bytes) -
             yield fit
 
 
-def _reading_in(answers: bytes) -> bytes:
-    """Return what follows SER in the last answer among some bytes that is a CJ/T 188 reading; empty without one."""
+def _reading_in(answers: bytes) -> cjt188.Frame | None:
+    """Return the last answer among some bytes that is a CJ/T 188 reading."""
     frames = [frame for _, frame in cjt188.find_frames(answers)]
-    readings = [frame.content for frame in frames if frame.is_reply and frame.request_control == cjt188.READ_DATA]
-    return readings[-1] if readings else b""
+    readings = [frame for frame in frames if frame.is_reply and frame.request_control == cjt188.READ_DATA]
+    return readings[-1] if readings else None

@@ -1,7 +1,8 @@
 """In which order a line is searched, and how long that takes. Pure.
 
 First a quick look everywhere: what answers anybody at all, the usual settings first. Then every address, at the
-settings where something answered, or at all of them where nothing did.
+settings where something answered, or at all of them where nothing did. Some meters keep silent to whatever is not
+exactly theirs, or sleep through the first request; these few questions more for each address are the closer look.
 """
 
 import re
@@ -10,6 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from agent.technician import scan_questions
 from agent.technician.lines import FRAMINGS, USUAL, Usual, Wire, is_network
 from gateway.line import LineSettings
 from protocols import cjt188, mbus, modbus, modbus_tcp
@@ -35,13 +37,14 @@ _REQUEST_BYTES: Final[dict[Wire, int]] = {
     "cjt188": 4 + 16,
     "mbus": mbus.SHORT_BYTES,
 }
+SELECT_BYTES: Final = mbus.LONG_OVERHEAD_BYTES + mbus.LENGTH_MIN + mbus.IDENTITY_BYTES
 # What a serial server that passes bytes on is most often set to, by what is behind it; we cannot change it.
 _BEHIND_SERVER: Final[dict[Wire, Usual]] = {
     wire: next(usual for usual in USUAL if wire in usual.wires) for wire in ("rtu", "ascii", "cjt188", "mbus")
 }
-# Any meter is asked for its address and for its total, each in both orders of the identifier (`scan_probe`).
-CJT188_QUESTIONS: Final = 4
-SEARCH_QUERIES_EXPECTED: Final = 25  # two meters whose numbers differ early; every further one costs as much again
+# A closer look takes one question for each register map that we know: seconds for each unit, so not for all of them.
+CLOSER_UNITS_MAX: Final = 16
+SEARCH_QUERIES_EXPECTED: Final = 36  # two meters whose numbers differ early; more is planned as it shows
 
 
 class ScanError(ShuiwangError):
@@ -64,12 +67,13 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """Some addresses of one protocol at one setting."""
+    """Some addresses of one protocol at one setting; `is_closer` for what only answers to its very own question."""
 
     line: LineSettings
     protocol: str
     addresses: tuple[str, ...]
     timeout_ms: int
+    is_closer: bool = False
 
     @property
     def wire(self) -> Wire:
@@ -79,9 +83,25 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def address_s(self) -> float:
         """How long one address takes that nobody has."""
-        asks = CJT188_QUESTIONS if self.protocol == "cjt188" and cjt188.BROADCAST in self.addresses else 1
-        asks = SEARCH_QUERIES_EXPECTED if SEARCH in self.addresses else asks
-        return asks * (_REQUEST_BYTES[self.wire] * self.line.byte_s + self.timeout_ms / 1000 + GAP_S)
+        return self._questions * self.question_s
+
+    @property
+    def question_s(self) -> float:
+        """How long one question takes that nobody answers."""
+        size = SELECT_BYTES if SEARCH in self.addresses else _REQUEST_BYTES[self.wire]
+        return size * self.line.byte_s + self.timeout_ms / 1000 + GAP_S
+
+    @property
+    def _questions(self) -> int:
+        if SEARCH in self.addresses:
+            return SEARCH_QUERIES_EXPECTED
+        if self.protocol == "cjt188":
+            return len(scan_questions.cjt188_questions(is_any=self._is_any, is_closer=self.is_closer))
+        return len(scan_questions.modbus_questions(is_closer=self.is_closer)) if self.protocol == "modbus" else 1
+
+    @property
+    def _is_any(self) -> bool:
+        return cjt188.BROADCAST in self.addresses
 
     @property
     def cost_s(self) -> float:
@@ -137,6 +157,18 @@ def deep(
     return []
 
 
+def closer(line: LineSettings, protocol: str, wanted: Wanted) -> list[Step]:
+    """Return the closer look at one setting: the likely addresses of one protocol, or the first that the user names.
+
+    There is none for M-Bus, where a meter has nothing but its telegram to give, nor in ASCII: no map of ours is of an
+    ASCII meter.
+    """
+    addresses = _quick_addresses(protocol, wanted)[:CLOSER_UNITS_MAX]
+    if protocol == "mbus" or line.framing == "ascii" or not addresses:
+        return []
+    return [msgspec.structs.replace(_step(line, protocol, addresses, wanted), is_closer=True)]
+
+
 def beside(line: LineSettings, wanted: Wanted) -> list[Step]:
     """Return the first look of every protocol at a setting where something answered: meters may share a line."""
     if line.framing != "rtu":
@@ -157,7 +189,10 @@ def is_one_line(line: LineSettings, other: LineSettings) -> bool:
 
 def second(port: str, wanted: Wanted) -> list[Step]:
     """Return what is left to try where the first look found nothing."""
-    return [step for line, protocol in _settings(port, wanted) for step in deep(line, protocol, wanted, answer="none")]
+    steps = []
+    for line, protocol in _settings(port, wanted):
+        steps += [*deep(line, protocol, wanted, answer="none"), *closer(line, protocol, wanted)]
+    return steps
 
 
 def total_s(steps: Sequence[Step]) -> float:

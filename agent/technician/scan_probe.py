@@ -4,39 +4,29 @@ An answer names its meter in all three protocols, so a late one is no trap here:
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
 
-from agent.technician import modbus_wire
+from agent.technician import modbus_wire, scan_questions
 from agent.technician.cutting import cut
 from agent.technician.scan_plan import GAP_S
 from gateway.line import LineSettings, open_port
-from protocols import cjt188, cjt188_data, mbus, mbus_search, modbus
-from protocols.cjt188_data import DiOrder
+from protocols import cjt188, mbus, mbus_search, modbus
 from protocols.errors import Garbled, PortLost, ShuiwangError
-from protocols.profile import Profile
-from protocols.registers import ModbusSpec
 
 # Answers come in one go; an adapter stalls for 16 ms (FTDI), a busy box for a little longer.
 ANSWER_ENDS_S: Final = 0.05
 # More than any answer; a line that babbles must not hold us.
 HEARD_BYTES_MAX: Final = 1024
-# Where each further digit only brings more collisions the line is noisy, or meters have the same identity.
-SEARCH_QUERIES_WITHOUT_FIND_MAX: Final = 120
+# Two meters with one number collide at eight digits, medium, version and both bytes of the maker: 13 times. Where so
+# many collisions in a row bring no meter the line is noisy.
+SEARCH_COLLISIONS_MAX: Final = 60
 # A gateway says with these that nobody has the unit (Application Protocol, section 7).
 _NOBODY_THERE: Final = frozenset({10, 11})
 # Reserved by the standard (Serial Line 2.2): no meter has it.
 _NOBODYS_UNIT: Final = 248
-# Any meter: its address (two orders of the identifier), its total (two orders). Some know only the latter.
-_ANY_CJT188: Final = (
-    (cjt188.READ_ADDRESS, cjt188_data.ADDRESS, DiOrder.HIGH_FIRST, cjt188.ANY_TYPE),
-    (cjt188.READ_ADDRESS, cjt188_data.ADDRESS, DiOrder.LOW_FIRST, cjt188.ANY_TYPE),
-    (cjt188.READ_DATA, cjt188_data.CURRENT, DiOrder.HIGH_FIRST, 0x10),
-    (cjt188.READ_DATA, cjt188_data.CURRENT, DiOrder.LOW_FIRST, 0x10),
-)
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +35,7 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     speakers: tuple[str, ...] = ()
     garbled: bytes = b""
     identities: tuple[str, ...] = ()  # of M-Bus meters among the speakers, also where they spoke by primary address
+    types: dict[str, int] = {}  # of CJ/T 188 meters among the speakers: T
 
 
 class AnotherMaster(ShuiwangError):
@@ -142,48 +133,46 @@ def requests_in(heard: bytes, line: LineSettings) -> list[bytes]:
     ]
 
 
-def ask(probe: Probe, protocol: str, address: str, *, timeout_ms: int, profiles: Sequence[Profile]) -> Heard:
+def ask(probe: Probe, protocol: str, address: str, *, timeout_ms: int, is_closer: bool = False) -> Heard:
     """Ask one address of a protocol, in all the ways that are needed. Raises PortLost, AnotherMaster."""
     if protocol == "modbus":
-        return _ask_modbus(probe, int(address), timeout_ms, profiles)
+        return _ask_modbus(probe, int(address), timeout_ms, is_closer=is_closer)
     if protocol == "cjt188":
-        return _ask_cjt188(probe, address, timeout_ms)
+        return _ask_cjt188(probe, address, timeout_ms, is_closer=is_closer)
     frame = mbus.Frame(control=mbus.REQUEST_DATA | mbus.FRAME_COUNT_BIT, address=int(address))
     return heard_mbus(probe.ask(frame.encode(), timeout_ms=timeout_ms), address, probe.line)
 
 
-def search(probe: Probe, *, timeout_ms: int, tell: Callable[[float], None]) -> Heard:
-    """Find all M-Bus meters by their identities; `tell` is given how much is decided, 0 to 1. Raises PortLost."""
+def search(probe: Probe, *, timeout_ms: int) -> Iterator[mbus_search.Search]:
+    """Find all M-Bus meters by their identities; yield the search after each query. Raises PortLost, AnotherMaster.
+
+    Where it ends with masks `waiting` it was given up: the line is noisy.
+    """
     running = mbus_search.Search()
     queries = running.queries()
     query = next(queries)
-    fruitless = 0
-    while True:
+    while running.collisions <= SEARCH_COLLISIONS_MAX:
         heard = _answer_to(probe, query, timeout_ms=timeout_ms)
         if heard is mbus_search.Heard.SILENCE:  # a disturbed selection would hide a meter: ask again
             heard = _answer_to(probe, query, timeout_ms=timeout_ms)
-        before = len(running.found)
         try:
             query = queries.send(heard)
         except StopIteration:
             break
-        tell(float(running.explored))
-        fruitless = fruitless + 1 if len(running.found) == before else 0
-        if fruitless > SEARCH_QUERIES_WITHOUT_FIND_MAX:
-            break
-    garbled = b"".join(mask.encode() for mask in running.unresolved)
-    found = tuple(str(identity) for identity in running.found)
-    return Heard(speakers=found, garbled=garbled, identities=found)
+        yield running
+    yield running
 
 
-def answers_every_unit(probe: Probe, *, timeout_ms: int, profiles: Sequence[Profile]) -> bool:
+def answers_every_unit(probe: Probe, *, timeout_ms: int, is_closer: bool = False) -> bool:
     """Tell whether a device answers whatever unit is asked, as many do that speak Modbus TCP themselves.
 
     A gateway refuses a unit that nobody has. With what code it does so is kept: nobody who is refused like that is a
     meter. Raises PortLost.
     """
-    answers = _modbus(probe.ask(_question(probe, profiles, _NOBODYS_UNIT), timeout_ms=timeout_ms), probe.line)
-    codes = {frame[2] if frame[1] & 0x80 else 0 for frame in answers}
+    codes: set[int] = set()
+    for question in scan_questions.modbus_questions(is_closer=is_closer):
+        answers = _modbus(probe.ask(_framed(probe, question, _NOBODYS_UNIT), timeout_ms=timeout_ms), probe.line)
+        codes |= {frame[2] if frame[1] & 0x80 else 0 for frame in answers}
     # A device that refuses because of the registers has taken the unit for its own.
     is_every = bool(codes & {0, modbus.ILLEGAL_FUNCTION, modbus.ILLEGAL_DATA_ADDRESS, modbus.ILLEGAL_DATA_VALUE})
     probe.nobody = _NOBODY_THERE | codes if not is_every else _NOBODY_THERE
@@ -199,13 +188,16 @@ def heard_modbus(heard: bytes, line: LineSettings, *, nobody: frozenset[int] = _
 
 def heard_cjt188(heard: bytes) -> Heard:
     """Return the numbers of the meters whose answers are among some bytes."""
-    numbers = []
+    numbers: list[str] = []
+    types: dict[str, int] = {}
     for _, frame in cjt188.find_frames(heard):
         if not frame.is_reply:
             continue
         told = frame.content[::-1].hex() if frame.request_control == cjt188.READ_ADDRESS else ""
-        numbers += [number for number in (frame.address, told) if number.isdecimal() and len(number) == 14][:1]
-    return Heard(speakers=_once(numbers), garbled=b"" if numbers else heard)
+        names = [number for number in (frame.address, told) if number.isdecimal() and len(number) == 14][:1]
+        numbers += names
+        types |= dict.fromkeys(names, frame.meter_type)
+    return Heard(speakers=_once(numbers), garbled=b"" if numbers else heard, types=types)
 
 
 def heard_mbus(heard: bytes, asked: str, line: LineSettings) -> Heard:
@@ -223,41 +215,37 @@ def heard_mbus(heard: bytes, asked: str, line: LineSettings) -> Heard:
     return Heard(speakers=_once(names), garbled=b"" if names else heard, identities=_once(identities))
 
 
-def _ask_modbus(probe: Probe, unit: int, timeout_ms: int, profiles: Sequence[Profile]) -> Heard:
-    answer = probe.ask(_question(probe, profiles, unit), timeout_ms=timeout_ms)
-    heard = heard_modbus(answer, probe.line, nobody=probe.nobody)
-    if heard.garbled:  # a late answer of a neighbour may have run into this one
-        answer = probe.ask(_question(probe, profiles, unit), timeout_ms=2 * timeout_ms)
-        heard = heard_modbus(answer, probe.line, nobody=probe.nobody)
-    return heard
+def _ask_modbus(probe: Probe, unit: int, timeout_ms: int, *, is_closer: bool) -> Heard:
+    speakers: list[str] = []
+    garbled = b""
+    for question in scan_questions.modbus_questions(is_closer=is_closer):
+        heard = _hear_modbus(probe, question, unit, timeout_ms)
+        if heard.garbled:  # a late answer of a neighbour may have run into this one
+            heard = _hear_modbus(probe, question, unit, 2 * timeout_ms)
+        speakers += heard.speakers
+        garbled += heard.garbled
+        if str(unit) in speakers:
+            break
+    return Heard(speakers=_once(speakers), garbled=b"" if speakers else garbled)
 
 
-def _question(probe: Probe, profiles: Sequence[Profile], unit: int) -> bytes:
-    """Return the question as it travels on the line."""
-    asked = modbus_question(profiles)
-    rtu = modbus.add_crc(bytes((unit,)) + asked.pdu())
+def _hear_modbus(probe: Probe, question: modbus.ReadRequest, unit: int, timeout_ms: int) -> Heard:
+    answer = probe.ask(_framed(probe, question, unit), timeout_ms=timeout_ms)
+    return heard_modbus(answer, probe.line, nobody=probe.nobody)
+
+
+def _framed(probe: Probe, question: modbus.ReadRequest, unit: int) -> bytes:
+    """Return the question to a unit as it travels on the line."""
+    rtu = modbus.add_crc(bytes((unit,)) + question.pdu())
     return modbus_wire.encode(rtu, probe.line.framing, transaction=probe.next_serial())
 
 
-def modbus_question(profiles: Sequence[Profile]) -> modbus.ReadRequest:
-    """Return the request that most known meters answer with registers. Any other says at least that it has none."""
-    blocks = Counter(
-        (profile.spec.function, block.address, block.count)
-        for profile in profiles
-        if isinstance(profile.spec, ModbusSpec)
-        for block in profile.spec.read
-    )
-    function, address, count = min(blocks, key=lambda block: (-blocks[block], block))
-    return modbus.ReadRequest(unit=modbus.UNIT_MIN, function=function, address=address, count=count)
-
-
-def _ask_cjt188(probe: Probe, number: str, timeout_ms: int) -> Heard:
-    is_any = number == cjt188.BROADCAST
+def _ask_cjt188(probe: Probe, number: str, timeout_ms: int, *, is_closer: bool) -> Heard:
     garbled = b""
-    for control, identifier, order, meter_type in _ANY_CJT188 if is_any else _ANY_CJT188[2:]:
-        wire = identifier.to_bytes(2, "little" if order is DiOrder.LOW_FIRST else "big")
+    for question in scan_questions.cjt188_questions(is_any=number == cjt188.BROADCAST, is_closer=is_closer):
+        control, serial = question.control, bytes((probe.next_serial(),))
         frame = cjt188.Frame(
-            meter_type=meter_type, address=number, control=control, data=wire + bytes((probe.next_serial(),))
+            meter_type=question.meter_type, address=number, control=control, data=question.wire + serial
         )
         sent = bytes([cjt188.PREAMBLE] * 4) + frame.encode()
         heard = heard_cjt188(probe.ask(sent, timeout_ms=timeout_ms))

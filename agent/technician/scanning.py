@@ -9,40 +9,29 @@ What comes out is told as it comes (`Scan.run` yields), so that an interruption 
 """
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from agent.technician import scan_plan, scan_probe
-from agent.technician.fits import Fit, built_in, ranked
+from agent.technician import scan_plan, scan_probe, scan_words
+from agent.technician.fits import built_in
 from agent.technician.lines import USUAL, is_network, line_text
 from agent.technician.listening import Ear
+from agent.technician.scan_found import LATE_TIMEOUT_MS, Found, Identifier
 from agent.technician.scan_plan import SEARCH, Step, Wanted
 from agent.technician.scan_probe import AnotherMaster, Probe
 from agent.technician.sniffing import Heard, Sniffer
 from agent.technician.words import Words
-from gateway.line import Line, LineSettings, open_port
-from gateway.meters import MeterReader
-from protocols import cjt188, mbus
-from protocols.errors import MeterError, PortLost, ProfileError
-from protocols.profile import Profile
+from gateway.line import LineSettings, open_port
+from protocols import mbus, mbus_search
+from protocols.errors import PortLost
 
 # A master that reads every meter once in so long is heard; one that comes every quarter of an hour is not.
 LISTEN_S: Final = 2.0
 LISTEN_SETTINGS: Final = 6  # at which nearly every master talks
 FRAMES_SHOWN: Final = 3
-_PROBES: Final = "probe"  # the order of an identifier that a profile finds out by trying; it fits whatever fits
-
-
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """One meter. `fits` are the profiles that read it, the likelier first; empty where none of ours does."""
-
-    line: LineSettings
-    protocol: str
-    address: str
-    fits: tuple[Fit, ...] = ()
-    reason: str | None = None  # why no profile reads it, from the last one tried
+QUERIES_A_MASK: Final = 2  # of the search by identity: nobody answers twice, or somebody is selected and asked
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +50,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     done_s: float
     total_s: float
     step: Step | None
+
+
+class _Speaker(NamedTuple):
+    """Who answered: its address, whether only when the next one was asked, and T of CJ/T 188."""
+
+    name: str
+    is_late: bool
+    meter_type: int | None
 
 
 Event = Found | Told | Progress
@@ -96,6 +93,7 @@ class Scan:
         self._todo: list[Step] = []
         self._asked: set[Step] = set()
         self._modbus_left: set[LineSettings] = set()  # where something answered, and only the first units were asked
+        self._garbled: set[tuple[LineSettings, str, str]] = set()  # who answered in no clear words
         self._is_stopped = False
         self._is_alone = False  # a device answers whatever unit is asked
         self._identities: set[tuple[str, str]] = set()  # (port, M-Bus identity) of those that are known by an address
@@ -118,8 +116,7 @@ class Scan:
                 yield from self._port(port)
             except PortLost as error:
                 self.lost[port] = error
-                words = Words(f"串口不可用：{error}", f"the port cannot be used: {error}")
-                yield self._tell(port, words, is_grave=True, is_gap=True)
+                yield self._tell(port, scan_words.port_lost(error), is_grave=True, is_gap=True)
 
     def _ahead_s(self, ports: list[str]) -> float:
         return sum(self._listen_s + scan_plan.total_s(scan_plan.quick(port, self._wanted)) for port in ports)
@@ -138,7 +135,7 @@ class Scan:
         if len(self.found) == before and not self._is_stopped:
             yield from self._work(scan_plan.second(port, self._wanted))
         for line in sorted(self._modbus_left, key=line_text):
-            yield self._tell(port, _modbus_left(line), is_gap=True)
+            yield self._tell(port, scan_words.modbus_left(line), is_gap=True)
         self._modbus_left.clear()
 
     def _work(self, steps: list[Step]) -> Iterator[Event]:
@@ -148,13 +145,13 @@ class Scan:
         while self._todo and not self._is_stopped:
             step = self._todo.pop(0)
             self._asked.add(step)
-            speakers: list[str] = []
+            speakers: list[_Speaker] = []
             is_answered = False
             for event in self._step(step, speakers):
                 is_answered |= isinstance(event, Told)
                 yield event
-            for address in speakers:
-                yield self._identify(step, address)
+            for speaker in speakers:
+                yield self._identify(step, speaker.name, is_late=speaker.is_late, meter_type=speaker.meter_type)
             if not speakers and not is_answered:
                 continue
             if not self._is_alone:
@@ -169,8 +166,10 @@ class Scan:
         `usual` has the settings at which Modbus is usual: there, and with `everywhere`, all its units are asked.
         """
         steps = scan_plan.deep(step.line, step.protocol, self._wanted, answer="clean" if is_clean else "collision")
+        closer = scan_plan.closer(step.line, step.protocol, self._wanted)
         for other in scan_plan.beside(step.line, self._wanted):
             steps.append(other)
+            closer += scan_plan.closer(other.line, other.protocol, self._wanted)
             if other.protocol != "modbus":
                 continue
             rest = scan_plan.deep(other.line, "modbus", self._wanted, answer="none")
@@ -179,9 +178,9 @@ class Scan:
                 self._modbus_left.discard(other.line)
             elif rest:
                 self._modbus_left.add(other.line)
-        return [new for new in dict.fromkeys(steps) if new not in self._asked]
+        return [new for new in dict.fromkeys(steps + closer) if new not in self._asked]
 
-    def _step(self, step: Step, speakers: list[str]) -> Iterator[Event]:
+    def _step(self, step: Step, speakers: list[_Speaker]) -> Iterator[Event]:
         """Ask the addresses of a step; `speakers` collects who answered and was not known."""
         probe = Probe(
             step.line, is_forced=self._is_forced, opener=self._opener, monotonic=self._monotonic, pause=self._pause
@@ -190,29 +189,48 @@ class Scan:
             addresses = step.addresses
             if step.wire == "tcp" and step.addresses and self._answers_every_unit(probe, step):
                 addresses = step.addresses[:1]
-                yield self._tell(step.line.port, _every_unit(addresses[0]))
+                yield self._tell(step.line.port, scan_words.every_unit(addresses[0]))
+            if step.is_closer:
+                heard_of = self._garbled | {(one.line, one.protocol, one.address) for one in self.found}
+                addresses = tuple(one for one in addresses if (step.line, step.protocol, one) not in heard_of)
             for index, address in enumerate(addresses):
-                yield self._progress(step, left=len(step.addresses) - index)
+                yield self._progress(step, left_s=step.address_s * (len(step.addresses) - index))
                 if address == SEARCH:
-                    heard = scan_probe.search(probe, timeout_ms=step.timeout_ms, tell=lambda _: None)
-                else:
-                    heard = scan_probe.ask(
-                        probe, step.protocol, address, timeout_ms=step.timeout_ms, profiles=self._profiles
-                    )
+                    yield from self._search(probe, step, speakers)
+                    continue
+                heard = scan_probe.ask(
+                    probe, step.protocol, address, timeout_ms=step.timeout_ms, is_closer=step.is_closer
+                )
                 self._done_s += step.address_s
                 if heard.garbled:
+                    self._garbled.add((step.line, step.protocol, address))
                     is_gap = step.protocol != "mbus" or address != str(mbus.ANY_METER)  # those are searched for
-                    yield self._tell(step.line.port, _garbled(step, address, heard.garbled), is_gap=is_gap)
-                speakers += self._new(step, heard, speakers)
+                    yield self._tell(step.line.port, scan_words.garbled(step, address, heard.garbled), is_gap=is_gap)
+                speakers += self._new(step, address, heard, speakers)
         except AnotherMaster as other:
             self._is_stopped = True
-            yield self._tell(step.line.port, _another_master(other.request), is_grave=True, is_gap=True)
+            yield self._tell(step.line.port, scan_words.another_master(other.request), is_grave=True, is_gap=True)
         finally:
             self.requests += probe.requests
             probe.close()
 
+    def _search(self, probe: Probe, step: Step, speakers: list[_Speaker]) -> Iterator[Event]:
+        """Look for all M-Bus meters by their identities."""
+        began, search = probe.requests, mbus_search.Search()
+        for search in scan_probe.search(probe, timeout_ms=step.timeout_ms):
+            new, began = probe.requests - began, probe.requests
+            self._done_s += new * step.question_s
+            yield self._progress(step, left_s=QUERIES_A_MASK * search.waiting * step.question_s)
+        names = tuple(str(identity) for identity in search.found)
+        speakers += self._new(step, SEARCH, scan_probe.Heard(speakers=names, identities=names), speakers)
+        if search.unresolved:
+            masks = [str(mask) for mask in search.unresolved]
+            yield self._tell(step.line.port, scan_words.unresolved(step.line, masks), is_gap=True)
+        if search.waiting:
+            yield self._tell(step.line.port, scan_words.given_up(step.line), is_gap=True)
+
     def _answers_every_unit(self, probe: Probe, step: Step) -> bool:
-        self._is_alone = scan_probe.answers_every_unit(probe, timeout_ms=step.timeout_ms, profiles=self._profiles)
+        self._is_alone = scan_probe.answers_every_unit(probe, timeout_ms=step.timeout_ms, is_closer=step.is_closer)
         return self._is_alone
 
     def _listen(self, line: LineSettings) -> Told | None:
@@ -238,66 +256,28 @@ class Scan:
         return self._noise(line, sniffer)
 
     def _traffic(self, line: LineSettings, sniffer: Sniffer, heard: list[Heard]) -> Told:
-        names = ", ".join(f"{station.protocol} {station.address}" for station in list(sniffer.stations.values())[:5])
-        text = line_text(line)
         frames = tuple(one for one in heard if one.kind != "noise")[-FRAMES_SHOWN:]
-        return self._tell(
-            line.port,
-            Words(
-                f"线上已有主机在抄表（{text}：{names}）；不打扰它。停掉它再查，或用 `shuiwang sniff` 旁听，或 --force",
-                f"another master reads this line ({text}: {names}); it is left alone. Stop it, or listen with"
-                " `shuiwang sniff`, or give --force",
-            ),
-            is_grave=True,
-            is_gap=True,
-            heard=frames,
-        )
+        return self._tell(line.port, scan_words.traffic(line, sniffer), is_grave=True, is_gap=True, heard=frames)
 
     def _noise(self, line: LineSettings, sniffer: Sniffer) -> Told | None:
         count = sniffer.totals.bytes
-        if not count:
-            return None
-        return self._tell(
-            line.port,
-            Words(
-                f"没人问时听到 {count} 字节：别的波特率上有主机，或空闲线无偏置（`shuiwang doctor`）；--force 强查",
-                f"{count} bytes came unasked: a master at another speed, or an idle line without bias"
-                " (`shuiwang doctor`); --force searches all the same",
-            ),
-            is_grave=True,
-            is_gap=True,
-        )
+        return self._tell(line.port, scan_words.noise(count), is_grave=True, is_gap=True) if count else None
 
-    def _identify(self, step: Step, address: str) -> Found:
-        """Read a meter with every profile of its protocol; return those that make a volume of it. Raises PortLost."""
-        fits: list[tuple[int, Fit]] = []
-        reason = None
-        line = Line(step.line, opener=self._opener, monotonic=self._monotonic, pause=self._pause)
+    def _identify(self, step: Step, address: str, *, is_late: bool, meter_type: int | None) -> Found:
+        """Read a meter with every profile of its protocol, and list it. Raises PortLost."""
+        identifier = Identifier(self._profiles, opener=self._opener, monotonic=self._monotonic, pause=self._pause)
+        patient_ms = LATE_TIMEOUT_MS if is_late else 0
         try:
-            for preference, profile in enumerate(_in_order(self._profiles, step.protocol)):
-                reader = _reader(profile, address)
-                if reader is None:
-                    continue
-                self.requests += 1
-                try:
-                    measurement = reader.read(line)
-                except PortLost:
-                    raise
-                except MeterError as error:
-                    reason = f"{profile.name}: {error}"
-                    continue
-                fit = Fit(profile=profile.name, volume_ml=measurement.volume_ml, flags=measurement.flags)
-                fits.append((preference, fit))
+            found = identifier.identify(
+                step.line, step.protocol, address,
+                timeout_ms=max(self._wanted.timeout_ms or 0, patient_ms), meter_type=meter_type,
+            )  # fmt: skip
         finally:
-            line.close()
-        likely = ranked(fit for _, fit in sorted(fits, key=lambda one: one[0]))
-        found = Found(
-            line=step.line, protocol=step.protocol, address=address, fits=likely, reason=None if likely else reason
-        )
+            self.requests += identifier.requests
         self.found.append(found)
         return found
 
-    def _new(self, step: Step, heard: scan_probe.Heard, speakers: list[str]) -> list[str]:
+    def _new(self, step: Step, asked: str, heard: scan_probe.Heard, speakers: Sequence[_Speaker]) -> list[_Speaker]:
         """Return who of those that spoke was not known yet; an M-Bus meter speaks under an address and a number."""
         known = {(one.line, one.protocol, one.address) for one in self.found}
         port = step.line.port
@@ -306,8 +286,12 @@ class Scan:
         self._identities |= {(port, identity) for identity in heard.identities}
         if is_old:
             return []
-        names = [name for name in heard.speakers if name not in speakers and (port, name) not in numbers]
-        return [name for name in names if (step.line, step.protocol, name) not in known]
+        before = {speaker.name for speaker in speakers}
+        return [
+            _Speaker(name, step.protocol == "modbus" and name != asked, heard.types.get(name))
+            for name in heard.speakers
+            if name not in before and (port, name) not in numbers and (step.line, step.protocol, name) not in known
+        ]
 
     def _tell(
         self, port: str, words: Words, *, is_grave: bool = False, is_gap: bool = False, heard: tuple[Heard, ...] = ()
@@ -316,8 +300,8 @@ class Scan:
         self.told.append(told)
         return told
 
-    def _progress(self, step: Step | None, *, left: int = 0) -> Progress:
-        ahead_s = (step.address_s * left if step else 0.0) + scan_plan.total_s(self._todo) + self._reserved_s
+    def _progress(self, step: Step | None, *, left_s: float = 0.0) -> Progress:
+        ahead_s = left_s + scan_plan.total_s(self._todo) + self._reserved_s
         return Progress(done_s=self._done_s, total_s=self._done_s + ahead_s, step=step)
 
 
@@ -332,67 +316,3 @@ def _to_listen(line: LineSettings) -> list[LineSettings]:
         for usual in USUAL[:LISTEN_SETTINGS]
     ]
     return [line, *(other for other in others if other != line)]
-
-
-def _in_order(profiles: list[Profile], protocol: str) -> list[Profile]:
-    """Return a protocol's profiles, the best proven first, those that find things out by trying last."""
-
-    def key(profile: Profile) -> tuple[bool, int, str]:
-        captures = sum(case.evidence in {"capture", "field"} for case in profile.cases)
-        return getattr(profile.spec, "di_order", None) == _PROBES, -captures, profile.name
-
-    return sorted((profile for profile in profiles if profile.head.protocol == protocol), key=key)
-
-
-def _reader(profile: Profile, address: str) -> MeterReader | None:
-    try:
-        parsed = profile.protocol.parse_address(address)
-    except ProfileError:
-        return None
-    return MeterReader(profile=profile, address=parsed, timeout_ms=profile.timing.timeout_ms, retries=0)
-
-
-def _another_master(request: bytes) -> Words:
-    frame = request.hex(" ").upper()
-    return Words(
-        f"查找时听到别的主机的请求（{frame}）：已停止，不与它争线。停掉它再查，或 --force",
-        f"another master asked while we searched ({frame}): stopped, two masters garble each other. Stop it, or"
-        " --force",
-    )
-
-
-def _every_unit(address: str) -> Words:
-    return Words(
-        f"此设备对任何地址都应答（Modbus TCP 表自身常如此）：只列出地址 {address}，其余地址不再查找",
-        f"this device answers whatever unit is asked, as many do that speak Modbus TCP: listed once, as unit {address}",
-    )
-
-
-def _modbus_left(line: LineSettings) -> Words:
-    how = f"--protocol modbus --baudrate {line.baudrate} --parity {line.parity}"
-    text, first, last = line_text(line), scan_plan.FIRST_UNITS[-1] + 1, scan_plan.ALL_UNITS[-1]
-    return Words(
-        f"{text}：Modbus 地址只查了 1-{first - 1}；同一条线上可能还有 {first}-{last}：{how}，或 --all",
-        f"{text}: of Modbus only the units 1 to {first - 1} were asked; for {first} to {last} on the same line: {how},"
-        " or --all",
-    )
-
-
-def _garbled(step: Step, address: str, heard: bytes) -> Words:
-    line = line_text(step.line)
-    dump = heard[:12].hex(" ").upper() + (" …" if len(heard) > 12 else "")
-    if step.protocol == "cjt188" and address == cjt188.BROADCAST:
-        return Words(
-            f"{line}：多块 CJ/T 188 表同时应答（{dump}）。通用地址只适合单表：请用 --addresses 给 14 位表号，或逐块接",
-            f"{line}: several CJ/T 188 meters answer at once ({dump}). The general address is for one meter alone:"
-            " give the 14 digits on the meters with --addresses, or connect one at a time",
-        )
-    if step.protocol == "mbus" and address in {str(mbus.ANY_METER), SEARCH}:
-        return Words(
-            f"{line}：多块 M-Bus 表同时应答（{dump}），逐块查找",
-            f"{line}: several M-Bus meters answer at once ({dump}); they are looked for one by one",
-        )
-    return Words(
-        f"{line}：地址 {address} 有应答但是乱码（{dump}）：两块表同一地址，或线路有干扰",
-        f"{line}: address {address} answers, but garbled ({dump}): two meters with this address, or a disturbed line",
-    )

@@ -9,10 +9,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from agent.technician import proposal
 from agent.technician.fits import Fit
 from agent.technician.lines import line_text
+from agent.technician.scan_found import Found
 from agent.technician.scan_plan import Step
-from agent.technician.scanning import Found, Scan, Told
+from agent.technician.scanning import Scan, Told
 from agent.technician.views_sniffing import frame_line, reading
 from agent.technician.words import FLAGS, PROTOCOLS, word
 
@@ -39,8 +41,7 @@ def found_line(found: Found) -> Text:
         best = found.fits[0]
         line.append(f"  {reading(best)}", "bold cyan")
         line.append(f"  {best.profile}", "")
-        others = len({fit.volume_ml for fit in found.fits} - {best.volume_ml})
-        line.append(f" +{others} other readings 其他可能" if others else "", "yellow")
+        line.append("" if found.is_decided else f"  ? {_open_question(found)}", "yellow")
     else:
         line.append("  no profile reads it 没有合适的型号", "yellow")
     return line
@@ -65,12 +66,13 @@ def table(scan: Scan) -> RenderableType:
             Text(one.address, "bold"),
             PROTOCOLS[one.protocol],
             line_text(one.line),
-            _values(one.fits),
+            _values(one),
             _profiles(one),
         )
     ports = sorted({one.line.port for one in scan.found})
     count = f"{len(scan.found)} {'meter' if len(scan.found) == 1 else 'meters'} 块表"
-    return Group(Text.assemble((count, "bold green"), f"  {', '.join(ports)}"), rows)
+    steps = [Text(step, "yellow") for one in scan.found if not one.fits for step in _what_next(one)]
+    return Group(Text.assemble((count, "bold green"), f"  {', '.join(ports)}"), rows, *steps)
 
 
 def as_json(scan: Scan, *, is_complete: bool) -> dict[str, Any]:
@@ -91,7 +93,10 @@ def as_json(scan: Scan, *, is_complete: bool) -> dict[str, Any]:
                 "fits": [
                     {"profile": fit.profile, "volume_ml": fit.volume_ml, "flags": list(fit.flags)} for fit in one.fits
                 ],
+                "decided": one.is_decided,
                 "reason": one.reason,
+                "timeout_ms": one.timeout_ms,
+                "meter_type": one.meter_type,
             }
             for one in scan.found
         ],
@@ -116,15 +121,30 @@ def _by_value(fits: Sequence[Fit]) -> dict[int, list[Fit]]:
     return by_value
 
 
-def _values(fits: Sequence[Fit]) -> Text:
-    groups = list(_by_value(fits).values())[:FITS_SHOWN]
-    lines = [Text(reading(group[0]), "bold cyan" if index == 0 else "dim") for index, group in enumerate(groups)]
+def _open_question(found: Found) -> str:
+    """Say why no profile is proposed outright."""
+    if found.meter_type is not None:
+        return f"heeds type {found.meter_type:02X} only 只应答此表类型"
+    if not any(fit.volume_ml for fit in found.fits):
+        return "or another profile, all at 0: let water run, scan again 都为 0：放些水再查"
+    return "or another profile: see the dial 还有别的型号，请对表盘"
+
+
+def _what_next(found: Found) -> list[str]:
+    why = f"{PROTOCOLS[found.protocol]} {found.address}: {found.reason}" if found.reason else ""
+    return [*([why] if why else []), *(f"  {row}" for row in proposal.next_step(found))]
+
+
+def _values(found: Found) -> Text:
+    groups = list(_by_value(found.fits).values())[:FITS_SHOWN]
+    best = "bold cyan" if found.is_decided else "bold yellow"
+    lines = [Text(reading(group[0]), best if index == 0 else "dim") for index, group in enumerate(groups)]
     return Text("\n").join(lines) if lines else Text("–", "dim")
 
 
 def _profiles(found: Found) -> Text:
     if not found.fits:
-        return Text("none 无: `shuiwang profiles new`", "yellow")
+        return Text("none 无", "yellow")
     groups = list(_by_value(found.fits).values())
     lines = []
     for index, group in enumerate(groups[:FITS_SHOWN]):
@@ -133,4 +153,6 @@ def _profiles(found: Found) -> Text:
         lines.append(Text.assemble((group[0].profile + same, "" if index == 0 else "dim"), (flags, "yellow")))
     if len(groups) > FITS_SHOWN:
         lines.append(Text(f"… {len(groups) - FITS_SHOWN} more 更多", "dim"))
+    if not found.is_decided:
+        lines.append(Text(f"? {_open_question(found)}", "yellow"))
     return Text("\n").join(lines)

@@ -19,7 +19,7 @@ from agent.cli import app
 from agent.exit_codes import ExitCode
 from agent.technician import decoding, hextext, modbus_wire, pasted, views_decoding
 from agent.technician.hextext import Chunk
-from protocols import modbus, profile
+from protocols import cjt188, modbus, profile
 from protocols.registers import Block
 
 GOLDEN = sorted((Path(__file__).parent / "testcases" / "decode").iterdir())
@@ -192,6 +192,61 @@ def test_no_flipped_bit_of_a_modbus_answer_gives_a_volume():
         flipped[bit // 8] ^= 1 << bit % 8
         result = decode(bytes(flipped), profile=loaded)
         assert not any(volume.measurement for volume in result.volumes), bit
+
+
+def record_answer(identifier, *, content="12345678 2C", order="big"):
+    """What a meter answers that was asked for one of its records."""
+    data = identifier.to_bytes(2, order) + b"\0" + bytes.fromhex(content)
+    return cjt188.Frame(meter_type=0x10, address="00000805000001", control=0x81, data=data).encode()
+
+
+FREEZE = "00 00 00 01 07 26 20 12345678 2C 00000000 35 000000 000000"
+
+
+@pytest.mark.parametrize(
+    ("identifier", "content", "says", "says_zh"),
+    [
+        (0xD120, "12345678 2C", "total settled 1 month(s) ago", "上 1 月结算累计"),
+        (0xD200, "12345678 2C", "total settled 1 settlement(s) ago", "上 1 次结算累计"),
+        (0xD2FF, "12345678 2C", "total settled 256 settlement(s) ago", "上 256 次结算累计"),
+        (0xD300, FREEZE, "record 0 frozen by schedule", "定时冻结记录 0"),
+        (0xD3FF, FREEZE, "record 255 frozen by schedule", "定时冻结记录 255"),
+        (0xD401, FREEZE, "record 1 frozen on command", "命令冻结记录 1"),
+    ],
+)
+@pytest.mark.parametrize("order", ["big", "little"])
+def test_the_records_that_a_meter_remembers_have_their_names(identifier, content, says, says_zh, order):
+    (piece,) = decode(record_answer(identifier, content=content, order=order)).pieces
+    values = [field.value for field in piece.fields]
+    assert any(f"{identifier:04X} {says} {says_zh}" in value for value in values), values
+    assert any("785634.12 m³" in value for value in values), "its total is explained too"
+    assert not piece.meanings, "it is not the current reading"
+
+
+def test_what_is_no_record_keeps_no_name():
+    for identifier in (0xD1FF, 0xD500, 0x1FD5):
+        (piece,) = decode(record_answer(identifier)).pieces
+        assert f"{identifier:04X} unknown 未知" in [field.value for field in piece.fields]
+
+
+@pytest.mark.parametrize("with_request", [True, False])
+def test_a_profile_says_of_another_record_which_it_is(with_request):
+    asked = cjt188.Frame(meter_type=0x10, address="00000805000001", control=1, data=bytes.fromhex("D12000")).encode()
+    water = profile.load("cjt188-water")
+    told = decode(*[asked] * with_request, record_answer(0xD120), profile=water)
+    ((reason, text, measurement),) = [(one.reason, one.text, one.measurement) for one in told.volumes]
+    assert (reason, measurement) == ("other_record", None)
+    assert "D120 is total settled 1 month(s) ago, not the current reading" in text
+    shown = cli("--profile", "cjt188-water", record_answer(0xD120).hex())
+    assert "another record" in shown.output
+    assert "wrong answer" not in shown.output
+    assert shown.exit_code == ExitCode.NO_READING
+
+
+def test_another_record_does_not_hide_the_reading_beside_it():
+    told = decode(record_answer(0xD120), CJT_REQUEST, CJT_ANSWER, profile=profile.load("cjt188-water"))
+    assert [one.reason for one in told.volumes] == ["other_record", None]
+    assert told.volumes[1].measurement.volume_ml == 2_000_000
 
 
 def test_no_single_flipped_bit_of_a_cjt188_answer_gives_a_volume():

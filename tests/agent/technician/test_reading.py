@@ -396,6 +396,10 @@ class TestAdvice:
         said = advice.after(self.report(errors.Garbled("x"), heard=b"\x00" * 20))
         assert "A and B swapped" in said[0].en
 
+    def test_a_silent_cjt188_meter_may_heed_its_own_type_only(self):
+        said = [item.en for item in advice.after(self.report(NoResponse("x")))]
+        assert any("--profile cjt188-hot-water" in text for text in said)
+
     def test_each_piece_of_advice_fits_a_line_of_80(self):
         """So that a failure is seen whole on a small terminal."""
         from rich.cells import cell_len
