@@ -89,6 +89,8 @@ class CommandFolder:
     async def _answer(self, command_id: str, handle: Handle) -> bool:
         """Answer one command; tell whether that was for good. Raises OSError."""
         payload = await asyncio.to_thread(_read, self._folder / f"{command_id}{_SUFFIX}")
+        if payload is None:
+            return True  # answered or withdrawn since the folder was looked at
         await asyncio.to_thread(_withdraw, self._folder, _decoded(payload))
         reply = await handle(payload)
         if reply is None or reply.id != command_id:
@@ -131,7 +133,8 @@ def reply_to(data_dir: Path, command: Command) -> Reply | None:
 def waiting(data_dir: Path) -> list[bytes]:
     """Return the commands that nobody has answered yet. Raises OSError."""
     folder = data_dir / FOLDER_NAME
-    return [_read(folder / f"{command_id}{_SUFFIX}") for command_id in _found(folder)]
+    payloads = (_read(folder / f"{command_id}{_SUFFIX}") for command_id in _found(folder))
+    return [payload for payload in payloads if payload is not None]
 
 
 def _found(folder: Path) -> list[str]:
@@ -147,10 +150,12 @@ def _found(folder: Path) -> list[str]:
     )
 
 
-def _read(path: Path) -> bytes:
-    """Return the beginning of a file; b"" for what is none, gone meanwhile, or not for us to read."""
+def _read(path: Path) -> bytes | None:
+    """Return the beginning of a file; None for one that is gone, b"" for what is none or not for us to read."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         log.warning("command_file_unreadable file=%s: %s", path, error)
         return b""
@@ -176,7 +181,7 @@ def _withdraw(folder: Path, command: Command | None) -> None:
         return
     for command_id in _found(folder):
         path = folder / f"{command_id}{_SUFFIX}"
-        earlier = _decoded(_read(path)) if command_id < command.id else None
+        earlier = _decoded(_read(path) or b"") if command_id < command.id else None
         if isinstance(earlier, AbsenceCommand) and earlier.meter == command.meter:
             path.unlink(missing_ok=True)
             log.info("command_withdrawn id=%s meter=%s: somebody is back", command_id, command.meter)

@@ -241,6 +241,20 @@ async def test_so_many_at_once_and_no_more(tmp_path):
         assert len(service.asked) == AT_HAND_MAX + 5
 
 
+async def test_a_command_that_was_answered_while_the_folder_was_looked_at_is_not_asked_again(tmp_path, monkeypatch):
+    genuine = command_folder._found
+    gone = command(2).id
+
+    def found_late(folder):
+        return [*genuine(folder), gone]
+
+    monkeypatch.setattr(command_folder, "_found", found_late)
+    async with Service(tmp_path) as service:
+        command_folder.send(tmp_path, command(1))
+        await service.clock.look(2)
+        assert [contract.decode_command_id(payload) for payload in service.asked] == [command(1).id]
+
+
 async def test_old_replies_go(tmp_path):
     folder = tmp_path / "commands"
     folder.mkdir()
