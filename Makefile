@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 # Most tests wait for ptys, brokers and disks: more of them at once than there are cores.
-PYTEST_OPTIONS ?= -n 4 --dist worksteal
+PYTEST_OPTIONS ?= -n 6 --dist worksteal
 BIN := $(VENV)/bin
 # `make test` runs the tests on a board too where its firmware lies here; `make clean` removes it.
 BOARD_FOLDER ?= build/board
