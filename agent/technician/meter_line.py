@@ -34,6 +34,16 @@ class MeterLine:
         meter: cjt188_dialogue.Station = plan.address
         meter.count_from(int(chance() * 0x100))
 
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """What went over the wire, both ways, since it was last taken."""
+        return tuple(self._trace.frames)
+
+    @property
+    def bytes_forgotten(self) -> int:
+        """How many of the bytes on the wire `frames` no longer holds: a line that babbles fills it."""
+        return self._trace.bytes_forgotten
+
     def now_ms(self) -> int:
         """Return the milliseconds since this began; the frames count from there as well."""
         return self._trace.now_ms()
@@ -45,26 +55,24 @@ class MeterLine:
     def run(self, dialogue: Generator[Request, bytes, Result]) -> Result:
         """Return what a dialogue comes to: nothing is repeated. Raises MeterError."""
         query = next(dialogue)
-        if self._is_asleep():
-            self._wake(query)
+        if self.is_asleep:
+            self.wake(query)
         while True:
-            frame = self._exchange(query)
+            frame = self.ask(query)
             try:
                 query = dialogue.send(frame)
             except StopIteration as end:
                 result: Result = end.value
                 return result
 
-    def close(self) -> None:
-        """Let go of the port."""
-        self._line.close()
-
-    def _is_asleep(self) -> bool:
+    @property
+    def is_asleep(self) -> bool:
+        """Whether the meter will lose the next request."""
         wake_up = self._plan.profile.timing.wake_up
         return wake_up is not None and self._line.now_s() - self._awake_at_s >= wake_up.sleeps_after_ms / 1000
 
-    def _wake(self, query: Request) -> None:
-        """Send a meter that sleeps the request that it will lose."""
+    def wake(self, query: Request) -> None:
+        """Send a meter that sleeps the request that it will lose: one to read, never a command. Raises PortLost."""
         wake_up = self._plan.profile.timing.wake_up
         assert wake_up is not None
         try:
@@ -73,8 +81,13 @@ class MeterLine:
         except REPEATABLE:
             pass  # as expected
 
-    def _exchange(self, query: Request) -> bytes:
+    def ask(self, query: Request) -> bytes:
+        """Send a request, once; return the frame that answers it. Raises MeterError."""
         self._line.rest(self._plan.profile.timing.turnaround_ms / 1000)
         frame = self._line.exchange(query, timeout_ms=self._plan.timeout_ms)
         self._awake_at_s = self._line.now_s()
         return frame
+
+    def close(self) -> None:
+        """Let go of the port."""
+        self._line.close()

@@ -16,15 +16,15 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from agent.technician.meter_line import MeterLine
 from agent.technician.reading import REPEATABLE, Plan
-from agent.technician.trace import Frame, Trace
+from agent.technician.trace import Frame
 from gateway.clock import Clock
-from gateway.line import Line, LineSettings, open_port
+from gateway.line import LineSettings, open_port
 from protocols import cjt188_data, cjt188_dialogue
-from protocols.cjt188_data import Cjt188Spec, Record
+from protocols.cjt188_data import Cjt188Spec
 from protocols.cjt188_dialogue import Position
 from protocols.errors import MeterError
-from protocols.profile import Query
 
 # Valves take from two seconds to a minute; asking more often than this only keeps the line busy.
 LOOK_EVERY_S: Final = 2.0
@@ -130,25 +130,20 @@ class ValveStation:
         pause: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """The plan's meter speaks CJ/T 188 (`valve_words.obstacle` has said so).
-
-        `chance` is from 0 up to 1: a late answer to the process before us must not name the number of our request.
-        """
+        """The plan's meter speaks CJ/T 188 (`valve_words.obstacle` has said so)."""
         self.plan = plan
         self._spec: Cjt188Spec = plan.profile.spec
         self._meter: cjt188_dialogue.Station = plan.address
-        self._meter.count_from(int(chance() * 0x100))
         self._clock = clock
+        self._monotonic = monotonic
         self._pause = pause
-        self._trace = Trace(opener=opener, monotonic=monotonic)
-        self._line = Line(plan.line, opener=self._trace.opener, monotonic=monotonic, pause=pause)
-        self._awake_at_s = float("-inf")  # when the meter last answered
+        self._line = MeterLine(plan, opener=opener, monotonic=monotonic, pause=pause, chance=chance)
         self._command_bytes: bytes | None = None  # the one frame that writes, once it is about to go out
 
     @property
     def frames(self) -> tuple[Frame, ...]:
         """Everything that went over the wire, both ways."""
-        return tuple(self._trace.frames)
+        return self._line.frames
 
     @property
     def has_begun(self) -> bool:
@@ -157,11 +152,11 @@ class ValveStation:
 
     def look(self) -> Look:
         """Read the meter once, repeated as often as the plan says: reading is harmless."""
-        at_ms = self._trace.now_ms()
+        at_ms = self._line.now_ms()
         error: MeterError | None = None
         for _ in range(1 + self.plan.retries):
             try:
-                record = self._read()
+                record = self._line.run(cjt188_dialogue.read(self._spec, self._meter, cjt188_data.CURRENT))
             except MeterError as failure:
                 error = failure
                 if not isinstance(failure, REPEATABLE):
@@ -198,7 +193,7 @@ class ValveStation:
         is_interrupted = False
         if before.error is None:
             progress("command", before, 0.0)
-            at_ms, is_interrupted = self._trace.now_ms(), True
+            at_ms, is_interrupted = self._line.now_ms(), True
             try:
                 command = self._command(is_open=target is Position.OPEN, note=note)
                 if command.is_sent:
@@ -212,7 +207,7 @@ class ValveStation:
             plan=self.plan,
             target=target,
             wall_ms=wall_ms,
-            took_ms=self._trace.now_ms(),
+            took_ms=self._line.now_ms(),
             frames=self.frames,
             before=before,
             command=command,
@@ -226,15 +221,15 @@ class ValveStation:
 
     def _command(self, *, is_open: bool, note: Callable[[bytes], None]) -> Command:
         """Send the one frame that writes, once. A late answer cannot be taken for another's: SER tells them apart."""
-        at_ms = self._trace.now_ms()
+        at_ms = self._line.now_ms()
         try:
-            if self._is_asleep():
-                self._wake(next(cjt188_dialogue.read(self._spec, self._meter, cjt188_data.CURRENT)))
-            at_ms = self._trace.now_ms()
+            if self._line.is_asleep:
+                self._line.wake(next(cjt188_dialogue.read(self._spec, self._meter, cjt188_data.CURRENT)))
+            at_ms = self._line.now_ms()
             request = cjt188_dialogue.valve_request(self._spec, self._meter, is_open=is_open)
             note(request.encode())
             self._command_bytes = request.encode()
-            status = cjt188_dialogue.valve_answer(self._exchange(request))
+            status = cjt188_dialogue.valve_answer(self._line.ask(request))
         except MeterError as error:
             return self._unanswered(at_ms, error.reason, str(error))
         self._meter.understood()
@@ -242,18 +237,18 @@ class ValveStation:
 
     def _unanswered(self, at_ms: int, reason: str, text: str) -> Command:
         """Return what is known of a command without a good answer; the wire's own record says whether it went out."""
-        seen = any(frame.direction == "tx" and frame.data == self._command_bytes for frame in self._trace.frames)
+        seen = any(frame.direction == "tx" and frame.data == self._command_bytes for frame in self.frames)
         # A line that babbles fills the record: what it no longer holds may have been the command.
-        is_sent = seen or (self._command_bytes is not None and self._trace.bytes_forgotten > 0)
+        is_sent = seen or (self._command_bytes is not None and self._line.bytes_forgotten > 0)
         return Command(at_ms=at_ms, is_sent=is_sent, frame=self._command_bytes, reason=reason, text=text)
 
     def _watch(self, target: Position, looks: list[Look], *, limit_s: float, progress: Progress) -> None:
         """Look until the valve is where it was sent or the time is up; at least once, and twice where it is there."""
-        began_s = self._line.now_s()
+        began_s = self._monotonic()
         while True:
             look = self.look()
             looks.append(look)
-            elapsed_s = self._line.now_s() - began_s
+            elapsed_s = self._monotonic() - began_s
             progress("watch", look, elapsed_s)
             if _is_settled(looks, target):
                 return
@@ -264,36 +259,3 @@ class ValveStation:
             if look.error is None and look.position is Position.UNKNOWN:
                 return  # such readings will never tell
             self._pause(min(LOOK_EVERY_S, limit_s - elapsed_s))
-
-    def _read(self) -> Record:
-        dialogue = cjt188_dialogue.read(self._spec, self._meter, cjt188_data.CURRENT)
-        query = next(dialogue)
-        if self._is_asleep():
-            self._wake(query)
-        while True:
-            frame = self._exchange(query)
-            try:
-                query = dialogue.send(frame)
-            except StopIteration as end:
-                record: Record = end.value
-                return record
-
-    def _is_asleep(self) -> bool:
-        wake_up = self.plan.profile.timing.wake_up
-        return wake_up is not None and self._line.now_s() - self._awake_at_s >= wake_up.sleeps_after_ms / 1000
-
-    def _wake(self, query: Query) -> None:
-        """Send a meter that sleeps a request that it will lose: one to read, never the command."""
-        wake_up = self.plan.profile.timing.wake_up
-        assert wake_up is not None
-        try:
-            # Waiting is half of the time until the next request; the line's silence after a failure is the other half.
-            self._line.exchange(query, timeout_ms=(wake_up.takes_ms + 1) // 2)
-        except REPEATABLE:
-            pass  # as expected
-
-    def _exchange(self, query: Query) -> bytes:
-        self._line.rest(self.plan.profile.timing.turnaround_ms / 1000)
-        frame = self._line.exchange(query, timeout_ms=self.plan.timeout_ms)
-        self._awake_at_s = self._line.now_s()
-        return frame

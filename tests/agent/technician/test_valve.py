@@ -314,8 +314,8 @@ class TestMove:
 
         def fill(stage, look, elapsed_s):
             if stage == "command":
-                while not station._trace.bytes_forgotten:
-                    station._trace.add("rx", bytes(8))
+                while not station._line._trace.bytes_forgotten:
+                    station._line._trace.add("rx", bytes(8))
 
         report = station.move(CLOSED, limit_s=60, progress=fill)
         assert len(meter.commands) == 1
