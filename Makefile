@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 BOARD_FOLDER ?= build/board
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help demo test test-only lint format bench board powercut fuzz documents clean
+.PHONY: help demo test test-only lint format bench board powercut fuzz differential documents clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
