@@ -1,7 +1,9 @@
 """The service: every part put together, started, supervised and stopped."""
 
 import asyncio
+import contextlib
 import importlib.metadata
+import itertools
 import logging
 import math
 import signal
@@ -35,6 +37,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STORE_NAME: Final = "shuiwang.db"
+# Each salvage sets a file aside; a card that fails all the time must not fill itself, nor the processor be kept busy.
+REOPEN_PAUSES_S: Final = (0.1, 5.0, 60.0, 600.0)
 # A store of 200 meters grows by about 6 MB a day; what waits for the county beyond this is dropped, alerts never.
 STORE_BYTES_MAX: Final = 512 * 1024 * 1024
 # Readings stay at least so long, and at least twice the longest window: the rules are rebuilt from them.
@@ -100,21 +104,30 @@ class Service:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-        while not await self._run_on(await self._open_store()):
+        damage: str | None = None
+        for pause_s in itertools.chain(REOPEN_PAUSES_S, itertools.repeat(REOPEN_PAUSES_S[-1])):
+            damage = await self._run_on(await self._open_store(damage))
+            if damage is None or await self._is_stopped_within(pause_s):
+                break
             log.error("store_reopened: the file was found damaged while in use; what can be read of it is saved")
         log.info("agent_stopped")
 
-    async def _run_on(self, store: StoreThread) -> bool:
-        """Work on a store; return True when asked to stop, False when the store turns out damaged."""
-        sound = True
+    async def _run_on(self, store: StoreThread) -> str | None:
+        """Work on a store; return None when asked to stop, what is wrong with the store when it turns out damaged."""
+        found: str | None = None
         try:
             await self._work(store)
         except* StoreDamaged as damage:
-            log.error("store_damaged: %s", damage.exceptions[0])
-            sound = False
+            found = str(damage.exceptions[0])
+            log.error("store_damaged: %s", found)
         finally:
             await store.close()
-        return sound
+        return found
+
+    async def _is_stopped_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        return self._stop.is_set()
 
     async def _work(self, store: StoreThread) -> None:
         config = self._config
@@ -187,11 +200,11 @@ class Service:
         await self._stop.wait()
         raise _Stop
 
-    async def _open_store(self) -> StoreThread:
+    async def _open_store(self, damage: str | None) -> StoreThread:
         self._config.gateway.data_dir.mkdir(parents=True, exist_ok=True)
         owner = OwnerThread("store")
         path = self._config.gateway.data_dir / STORE_NAME
-        store, _ = await owner.run(lambda: open_store(path, new_id=self._new_id))
+        store, _ = await owner.run(lambda: open_store(path, new_id=self._new_id, damage=damage))
         return StoreThread(owner, store)
 
     def _poller(self, bus: Bus, pipeline: Pipeline) -> BusPoller | None:

@@ -50,9 +50,10 @@ class Salvage(msgspec.Struct, frozen=True, kw_only=True):
     alerts: int
 
 
-def open_store(path: Path, *, new_id: Callable[[], str]) -> tuple[Store, Salvage | None]:
+def open_store(path: Path, *, new_id: Callable[[], str], damage: str | None = None) -> tuple[Store, Salvage | None]:
     """Open the store, or a new one that holds what could be read of the damaged one.
 
+    `damage` is what was found wrong with the file while it was in use: it is not asked again whether it is sound.
     `new_id` gives ULIDs. Raises StoreError where no store can be made at all (disk full, no permission).
     """
     new = path.with_name(f"{path.name}.new")
@@ -60,7 +61,9 @@ def open_store(path: Path, *, new_id: Callable[[], str]) -> tuple[Store, Salvage
         if new.exists() and not path.exists():
             _put_in_place(new, path)
         try:
-            return Store(path, new_epoch=new_id()), None
+            if damage is None:
+                return Store(path, new_epoch=new_id()), None
+            cause = damage
         except StoreDamaged as error:
             cause = str(error)
         readings, alerts = _salvage(path, new, new_id())

@@ -185,7 +185,7 @@ def decode(spec: MbusSpec, frame: Frame) -> Telegram:
 
 def has_total(spec: MbusSpec, telegram: Telegram) -> bool:
     """Tell whether a telegram holds the record that the profile means."""
-    return any(_is_total(spec, record) for record in telegram.records)
+    return bool(_totals(spec, telegram.records))
 
 
 def measurement_of(spec: MbusSpec, telegrams: Sequence[Telegram]) -> Measurement:
@@ -197,7 +197,7 @@ def measurement_of(spec: MbusSpec, telegrams: Sequence[Telegram]) -> Measurement
     for telegram in telegrams:
         _check_medium(spec, telegram)
     records = [record for telegram in telegrams for record in telegram.records]
-    totals = [(_agreement_ml(record), _volume_ml(record)) for record in records if _is_total(spec, record)]
+    totals = [(_agreement_ml(record), _volume_ml(record)) for record in _totals(spec, records)]
     if not totals:
         raise MeterFault(_no_total(spec, records))
     # A meter may show the same total twice, in litres and finer; they agree when the coarser shows no less and no more.
@@ -288,11 +288,14 @@ def _check_medium(spec: MbusSpec, telegram: Telegram) -> None:
     raise MeterFault(f"the meter measures {telegram.medium:02X} ({name}), the profile wants {wanted} (`media`)")
 
 
-def _is_total(spec: MbusSpec, record: Record) -> bool:
-    if not _is_place_of_total(spec, record):
-        return False
-    assert record.volume_vib
-    return record.volume_vib[0] in spec.vif or (record.coding == REAL and record.resolution_ml <= spec.step_ml_max)
+def _totals(spec: MbusSpec, records: Iterable[Record]) -> list[Record]:
+    """Return the records that are the total: in a unit that the profile names, or else floats that are fine enough.
+
+    What stands beside a total in a named unit may be rounded, or left empty, and says nothing against it.
+    """
+    there = [record for record in records if _is_place_of_total(spec, record)]
+    named = [record for record in there if record.volume_vib and record.volume_vib[0] in spec.vif]
+    return named or [record for record in there if record.coding == REAL and record.resolution_ml <= spec.step_ml_max]
 
 
 def _is_place_of_total(spec: MbusSpec, record: Record) -> bool:

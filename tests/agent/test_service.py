@@ -1,13 +1,18 @@
 """What the service does around its parts."""
 
+import asyncio
+import contextlib
+import sqlite3
+
 from partners.memories import absence
-from readings import at
+from readings import at, shows
 
 from agent import config
+from agent import service as service_module
 from agent.absences import Absences
-from agent.service import Heartbeat, Service, history_readings
+from agent.service import STORE_NAME, Heartbeat, Service, history_readings
 from gateway.clock import SystemClock
-from gateway.store import Store, StoreDamaged
+from gateway.store import HourlyValue, Store, StoreDamaged
 from protocols.contract import Ending
 from protocols.reading import ClockTrust
 
@@ -48,6 +53,12 @@ class Notifications:
     def alive(self):
         self.said.append("alive")
 
+    def ready(self, _):
+        self.said.append("ready")
+
+    def stopping(self):
+        self.said.append("stopping")
+
 
 def settings(folder):
     path = folder / "shuiwang.toml"
@@ -85,6 +96,49 @@ async def test_a_store_that_is_damaged_while_in_use_is_opened_again(tmp_path, mo
     assert len(epochs) == 2
     assert "store_damaged" in caplog.text
     assert "store_reopened" in caplog.text
+    assert epochs[0] != epochs[1], "what was damaged in use is saved from, however sound it looks"
+
+
+async def test_what_only_shows_itself_in_use_is_saved_from_once_and_the_service_works(tmp_path, monkeypatch, caplog):
+    config, ready = settings(tmp_path), asyncio.Event()
+    path = config.gateway.data_dir / STORE_NAME
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hours = [HourlyValue(hour=at(hour).wall_ms // 3_600_000, meter="m-1", volume_ml=hour) for hour in range(50, 60)]
+    store = Store(path, new_epoch="01ARZ3NDEKTSV4RRFFQ69G5FAV", reserve_bytes=0)
+    store.adopt([shows("m-1", hour, hour) for hour in range(100, 110)], [], hourly=hours)
+    store.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("update hourly set meter = cast(x'6dff31' as text) where hour = ?", [hours[0].hour])
+    notifications = Notifications()
+    monkeypatch.setattr(notifications, "ready", lambda _: ready.set())
+    service = Service(config, clock=SystemClock(), notifier=notifications)
+    running = asyncio.create_task(service.run())
+    await asyncio.wait_for(ready.wait(), 20)
+    service._stop.set()
+    await running
+    assert caplog.text.count("store_reopened") == 1
+    with contextlib.closing(Store(path, read_only=True)) as saved:
+        assert list(saved.hourly()) == hours[1:]
+        assert len(list(saved.history())) == 10
+
+
+async def test_a_card_that_fails_all_the_time_is_opened_again_ever_more_seldom(tmp_path, monkeypatch):
+    service = Service(settings(tmp_path), clock=SystemClock(), notifier=Notifications())
+    monkeypatch.setattr(service_module, "REOPEN_PAUSES_S", (0.01, 30.0))
+    opened = []
+
+    async def work(store):
+        opened.append(store)
+        raise StoreDamaged("database disk image is malformed")
+
+    monkeypatch.setattr(service, "_work", work)
+    running = asyncio.create_task(service.run())
+    while len(opened) < 2:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)
+    assert len(opened) == 2
+    service._stop.set()
+    await asyncio.wait_for(running, 5)
 
 
 async def test_absences_whose_time_is_over_are_ended_stored_and_told(tmp_path):

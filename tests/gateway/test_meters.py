@@ -441,6 +441,43 @@ def test_a_meter_that_is_never_heard_after_a_decoy_costs_one_short_exchange_more
     assert sorted(took_s)[288 * 9 // 10] < 0.1, "and nothing is listened for"
 
 
+def test_a_decoy_is_tried_every_day_however_often_it_was_not_answered():
+    script = Script(*[5] * 1000, new=True)
+    script.at_decoy = lambda request: None
+    decoys_by_day = []
+    for _ in range(10):
+        before = script.decoys
+        for _ in range(24):
+            script.read()
+            script.port.clock.pause(3600)
+        decoys_by_day.append(script.decoys - before)
+    assert sum(decoys_by_day[3:]) >= 6
+
+
+def test_a_decoy_that_was_answered_ends_the_putting_off():
+    script = Script(*[5] * 100, new=True)
+    silent, answers = (lambda request: None), script.at_decoy
+    script.at_decoy = silent
+    for _ in range(10):
+        script.read()
+        script.port.clock.pause(300)
+    script.at_decoy = answers
+    for _ in range(15):
+        script.read()
+        script.port.clock.pause(300)
+    requests = script.requests
+    script.read()
+    assert script.requests == requests + 1, "it is in step"
+    script._answers.insert(0, None)
+    script.fails(NoResponse)
+    script.at_decoy = silent
+    for decoys in (1, 2):
+        before = script.decoys
+        script.port.clock.pause(DECOY_PAUSE_S)
+        script.read()
+        assert script.decoys == before + 1, f"decoy {decoys} after the failure is not put off"
+
+
 def test_after_a_new_failure_the_next_decoy_is_not_put_off_for_long():
     script = Script(*[5] * 36, None, *[5] * 10, new=True)
     script.at_decoy = lambda request: None
