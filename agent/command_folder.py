@@ -4,18 +4,24 @@
     <data_dir>/commands/ID.reply.json    what the service answered
 
 A command is deleted once it is answered for good. One that could not be done just now (a clock that is not synced, a
-full disk) stays and is tried again until its deadline; an absence only until somebody says that the home is lived in
-again. The oldest replies go where there are too many.
+full disk) stays and is tried again until its deadline. The oldest replies go where there are too many.
+
+Whoever says that a home is lived in again withdraws its absences that wait here: they must not make us look away once
+the clock is right. Which came first no clock can say: a power cut may have set it back between the two. Said here,
+`send` withdraws them before it puts that word there, so what lies beside it came later, and stays. Said by the county,
+they are withdrawn when it is answered, just as an absence that stands is ended then.
 
 Both ends are here: `CommandFolder` for the service, `send` and `reply_to` for the command line.
 """
 
 import asyncio
+import contextlib
+import errno
 import itertools
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -41,6 +47,8 @@ REPLIES_MAX: Final = 200
 _SUFFIX: Final = ".json"
 _REPLY_SUFFIX: Final = ".reply.json"
 _LATER: Final = frozenset({Refusal.CLOCK_UNSYNCED, Refusal.FAILED, Refusal.BUSY})
+# What opening a link, a socket, a folder or another's file says; anything else may pass (no handles, no memory).
+_NO_COMMAND: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EACCES})
 
 Handle = Callable[[bytes], Awaitable[Reply | None]]
 
@@ -51,7 +59,7 @@ class CommandFolder:
     def __init__(self, data_dir: Path, *, clock: Clock) -> None:
         self._folder = data_dir / FOLDER_NAME
         self._clock = clock
-        self._at_hand: set[str] = set()
+        self._at_hand: dict[str, asyncio.Task[None]] = {}
         self._later: set[str] = set()
         self._failing = False
 
@@ -67,14 +75,28 @@ class CommandFolder:
                 except OSError as error:
                     self._note(error)
                     found = []
-                due = [one for one in found if one not in self._later | self._at_hand]
+                due = [one for one in found if one not in self._later | self._at_hand.keys()]
                 for command_id in due[: AT_HAND_MAX - len(self._at_hand)]:
-                    self._at_hand.add(command_id)
                     task = tasks.create_task(self._take(command_id, handle), name=f"command-file-{command_id}")
+                    self._at_hand[command_id] = task
                     # In their order: somebody goes away, then is back. But one that waits for a meter holds up none.
                     await asyncio.wait({task}, timeout=SLOW_S)
                 await self._clock.sleep(LOOK_S)
         raise AssertionError("counting never ends")
+
+    async def withdraw(self, command: PresentCommand) -> None:
+        """Delete a home's absences that wait here, where somebody said elsewhere that it is lived in. Raises OSError.
+
+        One that is being answered just then is answered on return.
+        """
+        if command.id in self._at_hand:
+            return  # it was said here: `send` has done it, and what waits now came later
+        try:
+            withdrawn = await asyncio.to_thread(_withdraw, self._folder, command)
+        except FileNotFoundError:
+            return  # nobody has ever put anything there
+        if begun := [self._at_hand[command_id] for command_id in withdrawn if command_id in self._at_hand]:
+            await asyncio.wait(begun)
 
     async def _take(self, command_id: str, handle: Handle) -> None:
         try:
@@ -84,14 +106,13 @@ class CommandFolder:
             self._later.add(command_id)
             self._note(error)
         finally:
-            self._at_hand.discard(command_id)
+            del self._at_hand[command_id]
 
     async def _answer(self, command_id: str, handle: Handle) -> bool:
         """Answer one command; tell whether that was for good. Raises OSError."""
         payload = await asyncio.to_thread(_read, self._folder / f"{command_id}{_SUFFIX}")
         if payload is None:
             return True  # answered or withdrawn since the folder was looked at
-        await asyncio.to_thread(_withdraw, self._folder, _decoded(payload))
         reply = await handle(payload)
         if reply is None or reply.id != command_id:
             log.warning("command_file_invalid file=%s%s: it holds no command of that id; deleted", command_id, _SUFFIX)
@@ -112,11 +133,19 @@ class CommandFolder:
 
 
 def send(data_dir: Path, command: Command) -> Path:
-    """Put a command into the folder, for the user whose data_dir it is; return where it lies. Raises OSError."""
+    """Put a command into the folder, for the user whose data_dir it is; return where it lies. Raises OSError.
+
+    That somebody is back withdraws what waits here of the home, and is put there even where that fails.
+    """
     folder = data_dir / FOLDER_NAME
     owner = data_dir.stat()
     folder.mkdir(mode=0o750, exist_ok=True)
-    return _put(folder, f"{command.id}{_SUFFIX}", contract.encode(command), owner=owner)
+    try:
+        if isinstance(command, PresentCommand):
+            _withdraw(folder, command)
+    finally:
+        path = _put(folder, f"{command.id}{_SUFFIX}", contract.encode(command), owner=owner)
+    return path
 
 
 def reply_to(data_dir: Path, command: Command) -> Reply | None:
@@ -137,10 +166,10 @@ def waiting(data_dir: Path) -> list[bytes]:
     return [payload for payload in payloads if payload is not None]
 
 
-def _found(folder: Path) -> list[str]:
+def _found(folder: Path | int) -> list[str]:
     """Return the ids of the commands in a folder, in the order in which they were made: ULIDs sort so."""
     try:
-        names = [path.name for path in folder.iterdir()]
+        names = os.listdir(folder)  # noqa: PTH208 - pathlib knows no folder by its handle
     except FileNotFoundError:
         return []
     return sorted(
@@ -150,13 +179,18 @@ def _found(folder: Path) -> list[str]:
     )
 
 
-def _read(path: Path) -> bytes | None:
-    """Return the beginning of a file; None for one that is gone, b"" for what is none or not for us to read."""
+def _read(path: Path | str, *, place: int | None = None) -> bytes | None:
+    """Return the beginning of a file; None for one that is gone, b"" for what is none or not for us to read.
+
+    Raises OSError where it may be read another time: what could not be read is not known to be no command.
+    """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno not in _NO_COMMAND:
+            raise
         log.warning("command_file_unreadable file=%s: %s", path, error)
         return b""
     try:
@@ -175,26 +209,49 @@ def _decoded(payload: bytes) -> Command | None:
     return command
 
 
-def _withdraw(folder: Path, command: Command | None) -> None:
-    """Where a command says that somebody is back, delete the home's absences that were asked for before and wait."""
-    if not isinstance(command, PresentCommand):
-        return
-    for command_id in _found(folder):
-        path = folder / f"{command_id}{_SUFFIX}"
-        earlier = _decoded(_read(path) or b"") if command_id < command.id else None
-        if isinstance(earlier, AbsenceCommand) and earlier.meter == command.meter:
-            path.unlink(missing_ok=True)
-            log.info("command_withdrawn id=%s meter=%s: somebody is back", command_id, command.meter)
+def _withdraw(folder: Path, command: PresentCommand) -> list[str]:
+    """Delete the absences of a home that wait in a folder; return their ids.
+
+    Raises OSError where one could not be read or deleted, once the others are.
+    """
+    withdrawn: list[str] = []
+    failed: OSError | None = None
+    with _opened(folder) as place:
+        for command_id in _found(place):
+            name = f"{command_id}{_SUFFIX}"
+            try:
+                waits = _decoded(_read(name, place=place) or b"")
+                if isinstance(waits, AbsenceCommand) and waits.meter == command.meter:
+                    os.unlink(name, dir_fd=place)
+                    withdrawn.append(command_id)
+                    log.info("command_withdrawn id=%s meter=%s: somebody is back", command_id, command.meter)
+            except FileNotFoundError:
+                continue  # answered just now
+            except OSError as error:
+                failed = error
+    if failed is not None:
+        raise failed
+    return withdrawn
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    """Open a folder. Raises OSError.
+
+    No link is followed: the folder is the service user's, and root must not write or delete where that user has it
+    point to.
+    """
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield place
+    finally:
+        os.close(place)
 
 
 def _put(folder: Path, name: str, payload: bytes, *, owner: os.stat_result | None = None) -> Path:
-    """Write a file so that it is there whole or not at all, a power cut included; root gives it and the folder away.
-
-    No link is followed: the folder is the service user's, and root must not write where that user has it point to.
-    """
+    """Write a file so that it is there whole or not at all, a power cut included; root gives it and the folder away."""
     draft = f".{name}.new"
-    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
+    with _opened(folder) as place:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(draft, flags, 0o640, dir_fd=place), "wb") as file:
             file.write(payload)
@@ -204,8 +261,6 @@ def _put(folder: Path, name: str, payload: bytes, *, owner: os.stat_result | Non
                 _give(handle, owner)
         os.rename(draft, name, src_dir_fd=place, dst_dir_fd=place)
         os.fsync(place)
-    finally:
-        os.close(place)
     return folder / name
 
 

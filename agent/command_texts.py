@@ -92,6 +92,15 @@ class Words:
             "en": f"The visit because of alert {alert} is noted: {_RESULT_EN[result]}. Water that is used ends it.",
         }
 
+    def said_before_red(self, alert: str) -> Texts:
+        """What was said of a yellow alert came when it was red."""
+        return {
+            "zh": f"报警 {alert} 在该命令发出之后已转为红色：内容已记录，但不算对红色警报的答复，"
+            "在答复之前每 6 小时提醒一次。如同样适用于红色警报，请重新发送（新编号）。",
+            "en": f"Alert {alert} has turned red since this was sent. It is noted, but it is no answer to the red one,"
+            " which is repeated every 6 h until there is one. If it holds for that too, send it with a new id.",
+        }
+
     def read(self, reading: Reading) -> Texts:
         """A meter was read."""
         at = self.local(reading.at.wall_ms)

@@ -150,12 +150,14 @@ class Service:
         await self._end_orphans(judge, store)
         pipeline = Pipeline(store=store, judge=judge, committed=forwarder.wake, absences_changed=forwarder.announce)
         await pipeline.rebuild()
+        folder = CommandFolder(config.gateway.data_dir, clock=self._clock)
         commands = Commands(
             store=store,
             clock=self._clock,
             actions=pipeline,
             meters=[meter.id for meter in config.meters],
             zone=self._zone,
+            withdraw=folder.withdraw,
         )
         forwarder.handle = commands.handle
         buses = [Bus(settings) for settings in config.buses]
@@ -172,7 +174,7 @@ class Service:
         jobs: dict[str, Coroutine[Any, Any, Any]] = {
             "housekeeping": self._housekeeping(store, judge.absences, forwarder.announce),
             "broker": self._broker(sender).run(forwarder.serve, farewell=farewell),
-            "command-folder": CommandFolder(config.gateway.data_dir, clock=self._clock).run(commands.handle),
+            "command-folder": folder.run(commands.handle),
             **{f"poller-{poller.bus}": poller.run() for poller in pollers},
         }
         try:
@@ -279,7 +281,7 @@ class Service:
     ) -> NoReturn:
         """End absences whose time is over, forget readings that no rule needs, and keep the store within its quota.
 
-        Raises StoreDamaged when the file is gone; an open file without a name takes everything and keeps nothing.
+        Raises StoreDamaged, also when the file is gone: an open file without a name takes everything and keeps nothing.
         """
         keep = history_readings(self._config)
         while True:
@@ -293,6 +295,8 @@ class Service:
                     log.error(
                         "telemetry_dropped readings=%d: the store is full, the county has not acknowledged", dropped
                     )
+            except StoreDamaged:
+                raise
             except StoreError as error:
                 log.error("housekeeping_failed: %s; tried again in %.0f s", error, HOUSEKEEPING_S)
             await self._clock.sleep(HOUSEKEEPING_S)

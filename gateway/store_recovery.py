@@ -61,7 +61,7 @@ def open_store(path: Path, *, new_id: Callable[[], str], damage: str | None = No
         if new.exists() and not path.exists():
             _put_in_place(new, path)
         try:
-            if damage is None:
+            if damage is None or not path.exists():
                 return Store(path, new_epoch=new_id()), None
             cause = damage
         except StoreDamaged as error:

@@ -1,7 +1,9 @@
 """Commands as files: taken whole, answered once, kept while they cannot be done, and never in the service's way."""
 
 import asyncio
+import errno
 import os
+import stat
 
 import pytest
 
@@ -14,10 +16,10 @@ from protocols.contract import AbsenceCommand, PresentCommand, Refusal, Reply
 NOW_MS = 1_795_293_540_000
 
 
-def command(number=1):
+def command(number=1, wall_ms=NOW_MS):
     return PresentCommand(
         schema=contract.COMMAND_SCHEMA,
-        id=new_ulid(NOW_MS, random_bits=lambda _: number),
+        id=new_ulid(wall_ms, random_bits=lambda _: number),
         deadline=contract.instant(NOW_MS),
         meter="m-001",
     )
@@ -80,7 +82,7 @@ class Service:
         self.clock = Clock()
         self.asked = []
         self.answer = lambda payload: reply(command_id) if (command_id := contract.decode_command_id(payload)) else None
-        self._folder = CommandFolder(folder, clock=self.clock)
+        self.folder = CommandFolder(folder, clock=self.clock)
 
     async def handle(self, payload):
         self.asked.append(payload)
@@ -88,7 +90,7 @@ class Service:
         return await answer if asyncio.iscoroutine(answer) else answer
 
     async def __aenter__(self):
-        self._task = asyncio.create_task(self._folder.run(self.handle))
+        self._task = asyncio.create_task(self.folder.run(self.handle))
         await self.clock.look()
         return self
 
@@ -172,6 +174,116 @@ async def test_who_is_back_is_not_away_again_because_of_an_absence_that_waited(t
         assert not command_folder.reply_to(tmp_path, waits[0]).done
 
 
+def ids_waiting(folder):
+    return [contract.decode_command_id(payload) for payload in command_folder.waiting(folder)]
+
+
+def test_who_is_back_by_a_clock_that_was_set_back_withdraws_what_waits(tmp_path):
+    """The power failed between the two, and the box has no clock of its own."""
+    command_folder.send(tmp_path, away(1))
+    command_folder.send(tmp_path, away(2, meter="m-002"))
+    back = command(3, wall_ms=NOW_MS - 3 * 3_600_000)
+    command_folder.send(tmp_path, back)
+    assert ids_waiting(tmp_path) == [back.id, away(2).id]
+
+
+@pytest.mark.parametrize("later", [away(5), away(0)], ids=["clock goes on", "clock set back"])
+async def test_what_is_declared_after_somebody_said_to_be_back_stays(tmp_path, later):
+    """The service was stopped meanwhile, and being back is not done at the first attempt."""
+    service, attempts = Service(tmp_path), iter(["failed", None])
+
+    async def answer(payload):
+        asked = contract.decode(contract.Leaf.COMMAND, payload)
+        if isinstance(asked, AbsenceCommand):
+            return reply(asked.id, "clock_unsynced")
+        await service.folder.withdraw(asked)  # as `Commands` does
+        return reply(asked.id, next(attempts))
+
+    service.answer = answer
+    for one in (away(2), command(3), later):
+        command_folder.send(tmp_path, one)
+    async with service:
+        await service.clock.look(2 * RETRY_LOOKS)
+        assert command_folder.reply_to(tmp_path, command(3)).done
+        assert ids_waiting(tmp_path) == [later.id]
+
+
+async def test_who_is_back_as_the_county_knows_withdraws_all_that_waits_of_the_home(tmp_path):
+    async with Service(tmp_path) as service:
+        await service.folder.withdraw(command(0))  # before anybody put anything there
+        service.answer = lambda payload: reply(contract.decode_command_id(payload), "clock_unsynced")
+        for waits in (away(1), away(2, meter="m-002"), away(3)):
+            command_folder.send(tmp_path, waits)
+        await service.clock.look(2)
+        await service.folder.withdraw(command(2))
+        assert ids_waiting(tmp_path) == [away(2).id]
+
+
+async def test_what_is_being_declared_while_the_county_says_otherwise_is_declared_first(tmp_path):
+    """So that it stands when it is ended, and does not outlive that."""
+    hold = asyncio.Event()
+
+    async def slow(payload):
+        await hold.wait()
+        return reply(away().id)
+
+    async with Service(tmp_path) as service:
+        service.answer = slow
+        command_folder.send(tmp_path, away())
+        await service.clock.look()
+        withdrawing = asyncio.create_task(service.folder.withdraw(command(2)))
+        await asyncio.sleep(0.05)
+        assert not withdrawing.done()
+        hold.set()
+        await asyncio.wait_for(withdrawing, 5)
+        assert command_folder.reply_to(tmp_path, away()).done
+        assert ids_waiting(tmp_path) == []
+
+
+def fail_to_open(monkeypatch, name, number):
+    genuine = os.open
+
+    def failing(path, *flags, **options):
+        if str(path).endswith(name):
+            raise OSError(number, os.strerror(number))
+        return genuine(path, *flags, **options)
+
+    monkeypatch.setattr(command_folder.os, "open", failing)
+
+
+async def test_an_absence_that_cannot_be_read_just_now_keeps_no_other_from_being_withdrawn(tmp_path, monkeypatch):
+    command_folder.send(tmp_path, away(1))
+    command_folder.send(tmp_path, away(2))
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="Too many open files"):
+        fail_to_open(patch, f"{away(1).id}.json", errno.EMFILE)
+        command_folder.send(tmp_path, command(3))
+    assert ids_waiting(tmp_path) == [away(1).id, command(3).id], "and that somebody is back is there to be done"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ENOMEM], ids=errno.errorcode.get)
+async def test_a_command_that_cannot_be_read_just_now_is_read_another_time(tmp_path, monkeypatch, caplog, number):
+    async with Service(tmp_path) as service:
+        command_folder.send(tmp_path, command())
+        with monkeypatch.context() as patch:
+            fail_to_open(patch, f"{command().id}.json", number)
+            await service.clock.look(2)
+        assert service.asked == []
+        assert os.strerror(number) in caplog.text
+        await service.clock.look(RETRY_LOOKS)
+        assert command_folder.reply_to(tmp_path, command()).done
+
+
+async def test_a_link_to_a_command_is_none(tmp_path):
+    """Whoever may write here must not have the service read for him what he may not read."""
+    folder, elsewhere = tmp_path / "commands", tmp_path / "elsewhere.json"
+    folder.mkdir()
+    elsewhere.write_bytes(contract.encode(command()))
+    (folder / f"{command().id}.json").symlink_to(elsewhere)
+    async with Service(tmp_path) as service:
+        assert service.asked == [b""]
+        assert elsewhere.exists()
+
+
 async def test_a_refusal_for_good_is_answered_once(tmp_path):
     async with Service(tmp_path) as service:
         service.answer = lambda _: reply(command().id, "late")
@@ -190,13 +302,14 @@ async def test_what_is_no_command_is_told_and_deleted(tmp_path, caplog):
     (folder / "folder.json").mkdir()
     (folder / "secret.json").symlink_to("/etc/hostname")
     os.mkfifo(folder / "pipe.json")
+    os.mknod(folder / "socket.json", stat.S_IFSOCK | 0o600)
     (folder / "notes.txt").touch()
     (folder / ".draft.json").touch()
     async with Service(tmp_path) as service:
         await service.clock.look(RETRY_LOOKS)
         assert all(len(payload) <= COMMAND_BYTES_MAX + 1 for payload in service.asked)
         assert [name for name in files(tmp_path) if not name.startswith(".")] == ["notes.txt"]
-        assert caplog.text.count("command_file_invalid") >= 5
+        assert caplog.text.count("command_file_invalid") >= 6
         command_folder.send(tmp_path, command(3))
         await service.clock.look()
         assert command_folder.reply_to(tmp_path, command(3)).done, "and it goes on"

@@ -554,6 +554,10 @@ async def test_a_broker_that_takes_no_replies_costs_the_replies_alone(store, cap
         serving.session.say(asks(4), Leaf.COMMAND)
         await serving.settle()
         assert replies(serving) == [an_id(4)]
+        serving.session.refused = {"reply"}
+        serving.session.say(asks(5), Leaf.COMMAND)
+        await serving.settle()
+        assert caplog.text.count("reply_refused") == 2, "and so is the next change"
 
 
 async def test_a_command_is_no_acknowledgement_and_the_other_way_round(store, caplog):

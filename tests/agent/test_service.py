@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 
+import pytest
 from partners.memories import absence
 from readings import at, shows
 
@@ -12,7 +13,7 @@ from agent import service as service_module
 from agent.absences import Absences
 from agent.service import STORE_NAME, Heartbeat, Service, history_readings
 from gateway.clock import SystemClock
-from gateway.store import HourlyValue, Store, StoreDamaged
+from gateway.store import HourlyValue, Store, StoreDamaged, StoreError
 from protocols.contract import Ending
 from protocols.reading import ClockTrust
 
@@ -139,6 +140,72 @@ async def test_a_card_that_fails_all_the_time_is_opened_again_ever_more_seldom(t
     assert len(opened) == 2
     service._stop.set()
     await asyncio.wait_for(running, 5)
+
+
+async def test_housekeeping_outlives_a_store_that_refuses_and_ends_where_it_is_gone(tmp_path, caplog):
+    """At whichever step it is refused: it is tried again, and polling never hears of it."""
+
+    class Clock:
+        rests = 0
+
+        def now(self):
+            return at(1)
+
+        async def sleep(self, _):
+            self.rests += 1
+            if self.rests == 4:
+                file.unlink()
+
+    class Refusing:
+        path = tmp_path / "s.db"
+        outcomes = iter([0, 0, StoreError("disk full"), 0, StoreError("disk full"), 0, 7])
+
+        async def __call__(self, _):
+            outcome = next(self.outcomes)
+            if isinstance(outcome, StoreError):
+                raise outcome
+            return outcome
+
+    file, clock = Refusing.path, Clock()
+    file.touch()
+    service = Service(settings(tmp_path), clock=clock, notifier=Notifications())
+    with pytest.raises(StoreDamaged, match="is gone"):
+        await service._housekeeping(Refusing(), Absences([]), lambda: None)
+    assert clock.rests == 4
+    assert caplog.text.count("housekeeping_failed: disk full") == 2
+    assert caplog.text.count("telemetry_dropped readings=7") == 1, "and the round after them works"
+
+
+async def test_damage_that_only_housekeeping_meets_is_not_lived_with(tmp_path):
+    class Damaged:
+        path = tmp_path / "s.db"
+
+        async def __call__(self, _):
+            raise StoreDamaged("database disk image is malformed")
+
+    Damaged.path.touch()
+    service = Service(settings(tmp_path), clock=SystemClock(), notifier=Notifications())
+    with pytest.raises(StoreDamaged, match="malformed"):
+        await service._housekeeping(Damaged(), Absences([]), lambda: None)
+
+
+async def test_a_store_that_somebody_deleted_is_a_new_store(tmp_path, monkeypatch):
+    config = settings(tmp_path)
+    path = config.gateway.data_dir / STORE_NAME
+    service = Service(config, clock=SystemClock(), notifier=Notifications())
+    seen = []
+
+    async def work(store):
+        seen.append(await store(lambda store: list(store.history())))
+        if len(seen) == 1:
+            for file in path.parent.glob(f"{STORE_NAME}*"):
+                file.unlink()
+            raise StoreDamaged(f"{path} is gone")
+
+    monkeypatch.setattr(service, "_work", work)
+    await service.run()
+    assert seen == [[], []]
+    assert not list(path.parent.glob("*.damaged-*"))
 
 
 async def test_absences_whose_time_is_over_are_ended_stored_and_told(tmp_path):

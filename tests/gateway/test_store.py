@@ -457,6 +457,16 @@ def test_room_is_made_from_the_oldest_and_no_more_than_needed(store):
     assert store.make_room(bytes_max=wanted) == 0
 
 
+def test_room_is_made_in_a_file_that_cannot_grow_by_a_page(store):
+    """The tombstones are longer than what they stand for in the outbox: they go where the readings were."""
+    for number in range(2000):
+        store.commit(cycle(number, meters=5), [])
+    pages = store._db.execute("pragma page_count").fetchone()[0]
+    assert store._db.execute("pragma freelist_count").fetchone()[0] == 0
+    store._db.execute(f"pragma max_page_count = {pages}")
+    assert store.make_room(bytes_max=store.bytes_used() - 1) > 0
+
+
 def test_deleting_much_is_done_in_steps_that_the_wal_can_hold(store, tmp_path, monkeypatch):
     monkeypatch.setattr(store_space, "READINGS_PER_DELETE_MAX", 1000)
     for hour in range(30):
