@@ -246,11 +246,12 @@ def decode(spec: Cjt188Spec, layout: tuple[str, ...], content: bytes) -> Record:
     """
     _check_past(spec, layout)
     parts = _split(parse_layout(layout), content)
+    is_past = layout in (SETTLED_LAYOUT, FREEZE_LAYOUT) and layout != spec.fields
     settled_ml, settled_fault = _settled(spec, parts)
     clock, clock_state = decode_clock(parts["clock"][0]) if "clock" in parts else (None, None)
     status = parts["status"][0] if "status" in parts else None
     return Record(
-        total_ml=_total_ml(spec, parts),
+        total_ml=_volume_ml(spec, "past total", parts["total"]) if is_past else _total_ml(spec, parts),
         settled_ml=settled_ml,
         settled_fault=settled_fault,
         flow_l_h=_flow_l_h(parts.get("flow")),
@@ -325,7 +326,7 @@ def _total_ml(spec: Cjt188Spec, parts: _Parts) -> int | None:
 def _settled(spec: Cjt188Spec, parts: _Parts) -> tuple[int | None, str | None]:
     """Return the settled total, and why there is none where something else than a total stands in its place."""
     try:
-        return _volume_ml(spec, "settled", parts.get("settled")), None
+        return _volume_ml(spec, "settled total", parts.get("settled")), None
     except MeterFault as fault:
         return None, str(fault)
 
@@ -346,7 +347,7 @@ def _volume_ml(spec: Cjt188Spec, what: str, part: tuple[bytes, int | None] | Non
     if code not in spec.decimals:
         raise MeterFault(
             f"the unit code of the {what} is {code}; the profile's `decimals` names only {', '.join(spec.decimals)}. "
-            f"Compare {count} with the dial before you {_remedy(code)}"
+            + _remedy(what, code, count)
         )
     volume_ml = count * _step_ml(spec, code)
     if volume_ml > VOLUME_ML_MAX:
@@ -354,10 +355,14 @@ def _volume_ml(spec: Cjt188Spec, what: str, part: tuple[bytes, int | None] | Non
     return volume_ml
 
 
-def _remedy(code: str | None) -> str:
+def _remedy(what: str, code: str | None, count: int) -> str:
     if code in UNIT_ML:
-        return "add it"
-    return 'give `unit`: it is no unit of volume, so pass over it ("total:4", "other:1" for "total:4+unit")'
+        showed = "with the dial" if what == "total" else "with what the dial showed on that day"
+        return f"Compare {count} {showed} before you add it"
+    if what == "total":
+        passed = 'pass over it ("total:4", "other:1" for "total:4+unit")'
+        return f"Compare {count} with the dial before you give `unit`: it is no unit of volume, so {passed}"
+    return "It is no unit of volume: a meter that never settled has none there. Leave `layout` as it is"
 
 
 def _step_ml(spec: Cjt188Spec, unit: str) -> int:

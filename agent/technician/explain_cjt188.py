@@ -79,6 +79,9 @@ _IDENTIFIERS: Final = {
 }
 # Where the profile does not say: as many decimals as were seen or claimed for any meter.
 _DECIMALS_TRIED: Final = range(4)
+# A clock that was never set may stand in the last century.
+_CENTURIES: Final = (0x19, 0x20)
+_CLOCK_BYTES: Final = 7  # with the century
 
 
 def match(data: bytes, at: int) -> int:
@@ -281,14 +284,32 @@ def meanings(content: bytes) -> list[Meaning]:
 def certainty(spec: Cjt188Spec, content: bytes) -> int:
     """Return how much in the bytes after SER speaks for a profile's layout: its unit codes and its date, counted.
 
-    Digits fit any layout. With 0 there is nothing that speaks for this one.
+    Digits fit any layout. With 0 there is nothing that speaks for this one. A date of six bytes is the end of one of
+    seven, shifted: with a clock that stood still or that has its high byte first it is a date as well. So it counts
+    only where nothing beside the total speaks for the standard layout.
     """
     count = 0
     for field, raw, unit in _fields(spec, content):
         count += unit in cjt188_data.UNIT_ML
         is_date = field.kind == "clock" and cjt188_data.decode_clock(raw)[1] in (ClockState.SET, ClockState.AMBIGUOUS)
-        count += is_date
+        count += is_date and (field.bytes == _CLOCK_BYTES or not _speaks_for_standard(content))
     return count
+
+
+def _speaks_for_standard(content: bytes) -> bool:
+    """Tell whether the standard layout has a unit code behind its settled total, or a date of seven bytes.
+
+    The unit code of its total is not asked: it may be two decimals of another layout, and then both fit.
+    """
+    for field, raw, unit in _fields(Cjt188Spec(), content):
+        if field.kind == "settled" and unit in cjt188_data.UNIT_ML:
+            return True
+        if field.kind == "clock" and (
+            (raw[-1] in _CENTURIES and cjt188_data.decode_clock(raw[:-1])[1] is ClockState.SET)
+            or (raw[0] in _CENTURIES and cjt188_data.decode_clock(raw[:0:-1])[1] is ClockState.SET)
+        ):
+            return True
+    return False
 
 
 def way(spec: Cjt188Spec, content: bytes) -> str:

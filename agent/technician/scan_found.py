@@ -103,7 +103,7 @@ class Identifier:
         port = Line(line, opener=trace.opener, monotonic=self._monotonic, pause=self._pause)
         try:
             for profile in profiles:
-                reader = _reader(profile, address, timeout_ms)
+                reader = _reader(profile, line, address, timeout_ms)
                 if reader is None or _is_deaf(profile, silent):
                     continue
                 try:
@@ -169,9 +169,9 @@ def _is_deaf(profile: Profile, silent: set[tuple[int, DiOrder]]) -> bool:
     return asked is not None and all((asked, order) in silent for order in scan_questions.ORDERS)
 
 
-def _reader(profile: Profile, address: str, timeout_ms: int) -> MeterReader | None:
+def _reader(profile: Profile, line: LineSettings, address: str, timeout_ms: int) -> MeterReader | None:
     try:
-        parsed = profile.protocol.parse_address(address)
+        parsed = profile.parse_address(address, framing=line.framing)
     except ProfileError:
         return None
     return MeterReader(

@@ -21,6 +21,8 @@ PROTOCOLS: Final = ("cjt188", "modbus", "mbus")
 # Installers count from 1; these cost seconds at each setting.
 FIRST_UNITS: Final = range(1, 11)
 ALL_UNITS: Final = range(modbus.UNIT_MIN, modbus.UNIT_MAX + 1)
+# What means the device at the other end of a Modbus TCP connection itself, and nobody on a serial line.
+TCP_UNITS: Final = (modbus.TCP_DEVICE, modbus.ANY_UNIT)
 # From the request's last bit to the answer's first. CJ/T 188 meters wake up first; drivers wait 0.5 to 2 s. Behind
 # Modbus TCP there often is a line of its own.
 TIMEOUT_MS: Final[dict[Wire, int]] = {"rtu": 250, "ascii": 250, "tcp": 500, "cjt188": 1000}
@@ -119,10 +121,10 @@ def parse_addresses(text: str) -> tuple[tuple[int, ...], tuple[str, ...]]:
             continue
         match = re.fullmatch("([0-9]{1,3})(?:-([0-9]{1,3}))?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not 0 <= first <= last <= mbus.PRIMARY_MAX:
+        if not 0 <= first <= last <= mbus.PRIMARY_MAX and not first == last == modbus.TCP_DEVICE:
             raise ScanError(
-                f"{part[:40]!r} is no address 地址无效: give 1-247 (Modbus), 0-250 (M-Bus), or 14 digits (CJ/T 188),"
-                " such as 1-20,30,00000805000001"
+                f"{part[:40]!r} is no address 地址无效: give 1-247 (Modbus), 255 or 0 (a Modbus TCP device itself"
+                " 设备本身), 0-250 (M-Bus), or 14 digits (CJ/T 188), such as 1-20,30,00000805000001"
             )
         units += range(first, last + 1)
     if not units and not numbers:
@@ -134,7 +136,7 @@ def quick(port: str, wanted: Wanted) -> list[Step]:
     """Return the first look: likely addresses at every setting; all addresses that the user names."""
     steps = []
     for line, protocol in _settings(port, wanted):
-        addresses = _quick_addresses(protocol, wanted)
+        addresses = _quick_addresses(line, protocol, wanted)
         if addresses:
             steps.append(_step(line, protocol, addresses, wanted))
     return steps
@@ -163,7 +165,7 @@ def closer(line: LineSettings, protocol: str, wanted: Wanted) -> list[Step]:
     There is none for M-Bus, where a meter has nothing but its telegram to give, nor in ASCII: no map of ours is of an
     ASCII meter.
     """
-    addresses = _quick_addresses(protocol, wanted)[:CLOSER_UNITS_MAX]
+    addresses = _quick_addresses(line, protocol, wanted)[:CLOSER_UNITS_MAX]
     if protocol == "mbus" or line.framing == "ascii" or not addresses:
         return []
     return [msgspec.structs.replace(_step(line, protocol, addresses, wanted), is_closer=True)]
@@ -178,7 +180,7 @@ def beside(line: LineSettings, wanted: Wanted) -> list[Step]:
     else:
         kinds = ["modbus" if wire == "rtu" else wire for wire in _wires(line.port, wanted) if wire != "ascii"]
         lines = dict.fromkeys(kinds, line)
-    looks = [(other, protocol, _quick_addresses(protocol, wanted)) for protocol, other in lines.items()]
+    looks = [(other, protocol, _quick_addresses(other, protocol, wanted)) for protocol, other in lines.items()]
     return [_step(other, protocol, addresses, wanted) for other, protocol, addresses in looks if addresses]
 
 
@@ -264,13 +266,16 @@ def _narrowed(usual: Sequence[Usual], wires: Sequence[Wire], wanted: Wanted) -> 
     return rows
 
 
-def _quick_addresses(protocol: str, wanted: Wanted) -> tuple[str, ...]:
+def _quick_addresses(line: LineSettings, protocol: str, wanted: Wanted) -> tuple[str, ...]:
     if protocol == "cjt188":
         return wanted.numbers or (() if wanted.units else (cjt188.BROADCAST,))
     if protocol == "modbus":
-        units = wanted.units or (() if wanted.numbers else tuple(FIRST_UNITS))
-        return tuple(str(unit) for unit in units if modbus.UNIT_MIN <= unit <= modbus.UNIT_MAX)
-    return tuple(map(str, wanted.units)) or (() if wanted.numbers else (str(mbus.ANY_METER), "0"))
+        itself = TCP_UNITS if line.framing == "tcp" else ()
+        units = wanted.units or (() if wanted.numbers else (*itself[:1], *FIRST_UNITS))
+        return tuple(str(unit) for unit in units if modbus.UNIT_MIN <= unit <= modbus.UNIT_MAX or unit in itself)
+    if wanted.units:  # to 255 all meters would listen, and none answer
+        return tuple(str(unit) for unit in wanted.units if unit <= mbus.PRIMARY_MAX)
+    return () if wanted.numbers else (str(mbus.ANY_METER), "0")
 
 
 def _step(line: LineSettings, protocol: str, addresses: tuple[str, ...], wanted: Wanted) -> Step:

@@ -9,7 +9,7 @@ from agent.technician.scan_plan import Step
 from agent.technician.sniffing import Sniffer
 from agent.technician.words import Words
 from gateway.line import LineSettings
-from protocols import cjt188, mbus
+from protocols import cjt188, mbus, modbus
 
 _NAMED: Final = 5  # stations, identities: more help nobody
 
@@ -54,6 +54,15 @@ def every_unit(address: str) -> Words:
     return Words(
         f"此设备对任何地址都应答（Modbus TCP 表自身常如此）：只列出地址 {address}，其余地址不再查找",
         f"this device answers whatever unit is asked, as many do that speak Modbus TCP: listed once, as unit {address}",
+    )
+
+
+def tcp_alone() -> Words:
+    """Say that a unit was not asked that is nobody on this line."""
+    return Words(
+        f"地址 {modbus.TCP_DEVICE} 只用于 Modbus TCP（设备本身），此处未问；--port socket://主机:502 --framing tcp",
+        f"unit {modbus.TCP_DEVICE} is a Modbus TCP device itself and nobody here: not asked. For such a device:"
+        " --port socket://host:502 --framing tcp",
     )
 
 

@@ -24,7 +24,7 @@ from agent.technician.scan_probe import AnotherMaster, Probe
 from agent.technician.sniffing import Heard, Sniffer
 from agent.technician.words import Words
 from gateway.line import LineSettings, open_port
-from protocols import mbus, mbus_search
+from protocols import mbus, mbus_search, modbus
 from protocols.errors import PortLost
 
 # A master that reads every meter once in so long is heard; one that comes every quarter of an hour is not.
@@ -124,6 +124,8 @@ class Scan:
     def _port(self, port: str) -> Iterator[Event]:
         self._todo = first_look = scan_plan.quick(port, self._wanted)
         yield self._progress(None)
+        if modbus.TCP_DEVICE in self._wanted.units and not any(step.wire == "tcp" for step in first_look):
+            yield self._tell(port, scan_words.tcp_alone())
         if first_look:
             traffic = self._listen(first_look[0].line)
             if traffic is not None:
@@ -188,7 +190,8 @@ class Scan:
         try:
             addresses = step.addresses
             if step.wire == "tcp" and step.addresses and self._answers_every_unit(probe, step):
-                addresses = step.addresses[:1]
+                others = [one for one in step.addresses if one != str(modbus.TCP_DEVICE)]
+                addresses = (*others, *step.addresses)[:1]
                 yield self._tell(step.line.port, scan_words.every_unit(addresses[0]))
             if step.is_closer:
                 heard_of = self._garbled | {(one.line, one.protocol, one.address) for one in self.found}

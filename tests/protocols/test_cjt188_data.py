@@ -63,8 +63,30 @@ class TestTotals:
         """A meter that never settled may send 00 for the unit. No rule asks for that total; a home hangs on today's."""
         record = decode(standard(settled=settled))
         assert (record.total_ml, record.settled_ml, record.status) == (2_000_000, None, b"\x00\xff")
-        assert f"unit code of the settled is {settled[-2:]}" in record.settled_fault
-        assert "Compare" in record.settled_fault
+        assert f"unit code of the settled total is {settled[-2:]}" in record.settled_fault
+
+    @pytest.mark.parametrize("layout", [SETTLED_LAYOUT, FREEZE_LAYOUT])
+    def test_nobody_is_sent_to_change_the_layout_of_today_for_a_total_of_the_past(self, layout):
+        """A meter that never settled sends 00 for the unit; the layout of today's total is right."""
+        past = bytes.fromhex("00000000 00")
+        content = past if layout == SETTLED_LAYOUT else bytes(7) + past + bytes.fromhex("00000000 35") + bytes(6)
+        with pytest.raises(MeterFault, match="unit code of the past total is 00") as fault:
+            decode(content, layout=layout)
+        of_settlement_day = decode(standard(settled="00 00 00 00 00")).settled_fault
+        for text in (str(fault.value), of_settlement_day):
+            assert "a meter that never settled has none there. Leave `layout` as it is" in text
+            assert "`unit`" not in text
+            assert "total:4" not in text
+
+    def test_a_unit_of_the_past_that_a_profile_can_name_is_asked_for(self):
+        with pytest.raises(MeterFault, match=r"Compare 200 with what the dial showed on that day before you add it$"):
+            decode(bytes.fromhex("00020000 29"), layout=SETTLED_LAYOUT)
+        assert decode(standard(settled="00 02 00 00 29")).settled_fault.endswith("before you add it")
+
+    def test_a_reading_that_is_nothing_but_its_total_is_no_past_one(self):
+        spec = msgspec.convert({"layout": SETTLED_LAYOUT}, Cjt188Spec)
+        with pytest.raises(MeterFault, match=r"unit code of the total is 00.*pass over it"):
+            cjt188_data.decode(spec, spec.fields, bytes.fromhex("00020000 00"))
 
     @pytest.mark.parametrize("unit", ["00", "FF", "35", "AC"])
     def test_what_no_profile_can_name_is_not_asked_for(self, unit):

@@ -204,7 +204,7 @@ class TestDamage:
     def test_a_unit_that_the_profile_does_not_name_is_a_fault_of_that_month(self):
         report, meter = read(rewrite=rewritten(lambda content: content[:4] + b"\x2b", of=0xD121))
         assert entry_of(report, 0xD121).reason == "meter_fault"
-        assert "the unit code of the total is 2B" in str(entry_of(report, 0xD121).error)
+        assert "the unit code of the past total is 2B" in str(entry_of(report, 0xD121).error)
         assert meter.asked.count(0xD121) == 2, "asked again, because damage says the same"
         assert entry_of(report, 0xD122).total_ml is not None
 
@@ -585,8 +585,16 @@ class TestView:
         assert "what 901F says of the settlement day cannot be read" in text
         record, *months = told(report)["records"]
         assert (record["total_ml"], record["settled_ml"]) == (130_450_000, None)
-        assert ("unit code of the settled is 00" in record["settled_fault"]) == settled.endswith("00")
+        assert ("unit code of the settled total is 00" in record["settled_fault"]) == settled.endswith("00")
         assert all(month["settled_fault"] is None for month in months)
+
+    def test_a_meter_that_never_settled_sends_nobody_to_its_right_layout(self):
+        never = rewritten(lambda _: bytes(5), of=0xD120)
+        report, _ = read(identifiers=(NOW, 0xD120), rewrite=never)
+        text = " ".join(shown(report).split())
+        assert "never settled has none there" in text
+        assert "Leave `layout` as it is" in text
+        assert "total:4" not in text
 
     def test_junk_that_changes_in_its_place_does_not_hide_the_total(self):
         junk = iter(range(0xA0, 0xFF))

@@ -118,6 +118,50 @@ def test_behind_a_network_port_every_speed_is_the_same_and_modbus_tcp_comes_firs
     assert "tcp" not in dict(wires("rfc2217://h:4001")), "there the speed is ours, and no Modbus TCP"
 
 
+def test_over_modbus_tcp_the_device_itself_is_asked_first_and_counted():
+    (step,) = scan_plan.quick("socket://h:502", Wanted(framings=("tcp",)))
+    assert step.addresses == ("255", *map(str, scan_plan.FIRST_UNITS))
+    assert step.cost_s == pytest.approx(len(step.addresses) * step.question_s)
+    asked = [step, *scan_plan.second("socket://h:502", Wanted(framings=("tcp",)))]
+    first = [address for step in asked if not step.is_closer for address in step.addresses]
+    assert sorted(map(int, first)) == [*range(1, 248), 255]
+
+
+@pytest.mark.parametrize("units", [(255,), (0,), (255, 0)])
+def test_255_and_0_are_a_device_over_modbus_tcp_and_on_no_other_line(units):
+    steps = {step.wire: step.addresses for step in scan_plan.quick("socket://h:502", Wanted(units=units))}
+    assert steps.pop("tcp") == tuple(map(str, units))
+    assert steps == ({"mbus": ("0",)} if 0 in units else {}), "to 255 all M-Bus meters would listen"
+    assert scan_plan.quick("p", Wanted(units=(255,))) == []
+    assert "255" not in {address for step in scan_plan.quick("p", Wanted(units=(1, 255))) for address in step.addresses}
+
+
+def test_a_unit_that_is_nobody_on_this_line_is_told():
+    class Mute:
+        in_waiting = 0
+        now_s = 0.0
+
+        def write(self, data):
+            pass
+
+        def read(self, size):
+            self.now_s += 0.1
+            return b""
+
+        def close(self):
+            pass
+
+        def pause(self, seconds):
+            self.now_s += seconds
+
+    port = Mute()
+    running = Scan(["p"], Wanted(protocols=("modbus",), baudrates=(9600,), parities=("N",), units=(1, 255)), listen_s=0,
+                   opener=lambda _: port, monotonic=lambda: port.now_s, pause=port.pause)  # fmt: skip
+    told = [event.words.en for event in running.run() if isinstance(event, Told)]
+    assert ["unit 255 is a Modbus TCP device itself" in text for text in told] == [True]
+    assert running.is_complete, "nobody can be there"
+
+
 def test_framings_and_data_bits_narrow_it_down():
     assert {wire for wire, _ in wires("p", framings=("ascii",))} == {"ascii"}
     assert {text.split()[1] for _, text in wires("p", data_bits=7)} == {"7E1"}
@@ -132,6 +176,7 @@ def test_framings_and_data_bits_narrow_it_down():
         ("1-3,7", (1, 2, 3, 7), ()),
         ("7, 7 ,7", (7,), ()),
         ("0", (0,), ()),
+        ("1,255", (1, 255), ()),
         ("00000805000001,5", (5,), ("00000805000001",)),
     ],
 )
@@ -139,7 +184,9 @@ def test_addresses_as_people_write_them(text, units, numbers):
     assert parse_addresses(text) == (units, numbers)
 
 
-@pytest.mark.parametrize("text", ["", ",", "x", "3-1", "251", "1-", "-3", "1--3", "123456789", "１", "1\n;2"])
+@pytest.mark.parametrize(
+    "text", ["", ",", "x", "3-1", "251", "254", "256", "250-255", "1-", "-3", "1--3", "123456789", "１", "1\n;2"]
+)
 def test_what_is_no_address_is_told(text):
     with pytest.raises(ScanError):
         parse_addresses(text)
@@ -151,7 +198,7 @@ def test_no_text_breaks_the_addresses(text):
         units, numbers = parse_addresses(text)
     except ScanError:
         return
-    assert all(0 <= unit <= 250 for unit in units)
+    assert all(0 <= unit <= 250 or unit == 255 for unit in units)
     assert all(len(number) == 14 for number in numbers)
 
 
@@ -483,6 +530,17 @@ def test_a_device_that_answers_every_unit_is_listed_once():
     assert found(running) == {("modbus", "1"): (802_609_751,)}
     assert ["whatever unit is asked" in told.words.en for told in running.told] == [True]
     assert running.requests < 30
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("units", [(), (255,)], ids=["first look", "named"])
+def test_a_device_that_answers_to_255_alone_is_found_and_read_with_what_is_proposed(tmp_path, monkeypatch, units):
+    monkeypatch.setattr(scan_plan, "ALL_UNITS", range(1, 4))  # for the sake of time
+    monkeypatch.setattr(scan_plan, "FIRST_UNITS", range(1, 3))
+    with pymodbus_meters.over_tcp({255: 802_609_751}) as port:
+        running, _ = scan(port, protocols=("modbus",), framings=("tcp",), units=units, timeout_ms=120)
+        assert found(running) == {("modbus", "255"): (802_609_751,)}
+        assert read_as_configured(proposal.toml(running.found), tmp_path) == {255: 802_609_751}
 
 
 @pytest.mark.e2e

@@ -210,18 +210,42 @@ class TestWhichProfile:
         assert all(fit.profile != "rd-w10" for fit in running.found[0].fits)
         assert "rd-w10" not in (tomllib.loads(proposal.toml(running.found)).get("meter") or [{}])[0].get("profile", "")
 
-    def test_what_the_answer_vouches_for_counts_before_what_is_plausible(self):
-        """A clock from either end is a date in the other layout too: two unit codes weigh more."""
-        content = bytes.fromhex("00 00 00 00 29 00 00 00 00 29 20 25 03 04 10 05 30 00 00".replace(" ", ""))
-        request = cjt188.Frame(meter_type=0x10, address=NUMBER, control=1, data=bytes.fromhex("901F00"))
-        answer = cjt188.answer(request, content, address=NUMBER, meter_type=0x10).encode()
-        fits = []
-        for known in built_in():
-            if known.name in {"rd-w10", "cjt188-litres"}:
-                measurement = known.protocol.decode_case(known.spec, [(request.encode(), answer)])
-                fits.append(fit_of(known, measurement, answer))
-        assert [fit.profile for fit in ranked(fits)] == ["cjt188-litres", "rd-w10"]
-        assert not is_decided(fits)
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "00 23 01 00 00 00 00 00 00 00 00 00 00 01 01 11 20 00 00",  # a clock that was never set: 2011-01-01
+            "00 23 01 00 00 00 00 00 00 00 00 00 00 01 01 01 20 00 00",  # 2001-01-01
+            "00 23 01 00 00 00 00 00 00 00 00 00 00 01 01 01 19 00 00",  # 1901-01-01
+            "00 23 01 00 00 00 00 00 00 00 20 26 11 22 04 05 10 00 00",  # high byte first, five past four
+            "00 23 01 00 00 00 00 00 00 00 19 00 01 01 05 03 10 00 00",  # high byte first, never set
+            "00 23 01 00 00 00 00 00 00 2C 00 00 00 01 01 11 21 00 00",  # no such century, but the settled total's unit
+        ],
+    )
+    def test_six_bytes_of_a_date_of_seven_are_no_witness(self, content):
+        """The total has a unit that no profile of ours has: as one of rd-w10 it would be a thousand times too much."""
+        running, _ = scan(World(standard(content)), protocols=("cjt188",))
+        (found,) = running.found
+        assert (found.fits, found.is_decided) == ((), False)
+        assert "the unit code of the total is 00" in found.reason
+        assert "12300 with the dial" in found.reason
+        assert "meter" not in tomllib.loads(proposal.toml(running.found))
+
+    def test_a_date_of_six_bytes_that_ends_none_of_seven_is_a_witness(self):
+        """Also of a meter whose two last decimals are a unit code by chance; then the dial decides."""
+        content = "12 00 00 00 {} 56 00 00 00 00 23 30 45 12 11 07 26 00 00"
+        running, _ = scan(World(standard(content.format("34"))), protocols=("cjt188",))
+        (found,) = running.found
+        assert [(fit.profile, fit.volume_ml) for fit in found.fits] == [("rd-w10", 12_005_634)]
+        assert found.is_decided
+        running, _ = scan(World(standard(content.format("29"))), protocols=("cjt188",))
+        (found,) = running.found
+        assert {fit.profile for fit in found.fits} == {"cjt188-litres", "cjt188-litres-2", "rd-w10"}
+        assert not found.is_decided
+
+    def test_what_the_answer_vouches_for_comes_first(self):
+        vouched = [Fit(profile="a", volume_ml=5, certainty=1), Fit(profile="b", volume_ml=0, certainty=2)]
+        assert [fit.profile for fit in ranked(vouched)] == ["b", "a"]
+        assert not is_decided(vouched)
 
     def test_its_own_meter_is_recognised_by_its_date(self):
         known = profile.load("rd-w10")
