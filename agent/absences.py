@@ -8,7 +8,7 @@ The rules:
 3. What has ended is remembered for a while: a rebuild from stored readings must see the past as it was.
 4. What happens while the clock is not synced lies after all that a synced one has dated, and more is not known of it:
    an absence that ends then ends at the newest such time. A rebuild finds everything before it as it was, nobody away
-   after it, and the silence begins in between.
+   after it, and the silence begins in between. Use that only a later reading dates ends what had begun by then, then.
 
 All times are wall clock (UTC, ms). Ask only with the time of a synced clock: an absence must not outlast its end
 because a clock runs behind, so with an unsynced one nobody is excused.

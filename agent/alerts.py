@@ -6,23 +6,25 @@
    with enough use. Red ends with real use; where the county's rule still holds then, a new yellow episode begins.
 4. Red is repeated every `REMIND_MS`. Once somebody at the county has taken it in hand, or has been at the door, it is
    repeated every `REMIND_ACKNOWLEDGED_MS` as long as no water runs: somebody who was well yesterday may fall today.
-   What was said of it while it was yellow is no answer to the red one.
+   What was said of it while it was yellow is no answer to the red one, however late it comes.
 5. A declared absence ends a low_usage, the removal of its meter any alert. Quiet hours hold back what would begin or
    escalate, but for 24 hours without any use.
 6. Every step carries the figures that led to it, a reason, and both in words (`agent.explanations`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from agent.detection.watch import ENDS, STANDS
 from agent.detection.window import ENOUGH, LOW
-from protocols.contract import AlertBody, AlertState, Kind, Level, Result, Transition, instant
+from protocols.contract import AlertBody, AlertState, Kind, Level, Result, Transition, instant, wall_ms
+from protocols.ulid import ulid
 
 YELLOW, RED = Level.YELLOW, Level.RED
 COUNTY, COUNTY_BEFORE = "county", "county_before"  # in the evidence: what the county said, and said before it was red
+ESCALATED_AT: Final = "escalated_at"  # in the evidence: when it turned red, where a synced clock says so
 USED, AWAY, STILL_RED = "used", "away", "still_red"
 REMIND_MS: Final = 6 * 3_600_000
 REMIND_ACKNOWLEDGED_MS: Final = 24 * 3_600_000
@@ -97,7 +99,7 @@ def take(
 
 def _said(episode: AlertBody, *, is_escalated: bool) -> dict[str, Any]:
     """Return what the county has said of an episode as a step passes it on; set aside where the alert turns red."""
-    said = {key: episode.evidence[key] for key in (COUNTY, COUNTY_BEFORE) if key in episode.evidence}
+    said = {key: episode.evidence[key] for key in (COUNTY, COUNTY_BEFORE, ESCALATED_AT) if key in episode.evidence}
     return {COUNTY_BEFORE: said[COUNTY]} if is_escalated and COUNTY in said else said
 
 
@@ -106,9 +108,31 @@ def is_acknowledged(episode: AlertBody) -> bool:
     return COUNTY in episode.evidence
 
 
+def is_made_before_red(episode: AlertBody, command_id: str) -> bool:
+    """Tell whether a command was made (its id, a ULID, says when) before the alert turned red: it means the yellow one.
+
+    Where no synced clock dates the escalation nobody knows; then it means the alert as it is.
+    """
+    escalated_at = episode.evidence.get(ESCALATED_AT)
+    return escalated_at is not None and command_id < ulid(wall_ms(escalated_at), random=0)
+
+
+def with_said(episode: AlertBody, county: Mapping[str, Any], *, command_id: str | None = None) -> AlertBody:
+    """Return an episode with what the county says of it, set aside where the command is older than the red alert."""
+    key = COUNTY_BEFORE if command_id is not None and is_made_before_red(episode, command_id) else COUNTY
+    said = {**episode.evidence.get(key, {}), **county}
+    return msgspec.structs.replace(episode, evidence={**episode.evidence, key: said})
+
+
 def was_helped(episode: AlertBody) -> bool:
-    """Tell whether somebody was found in need of help."""
+    """Tell whether somebody was found in need of help, as urgent as the alert is now."""
     return bool(episode.evidence.get(COUNTY, {}).get("result") == Result.HELPED)
+
+
+def helped_at(episode: AlertBody) -> set[str | None]:
+    """Return when it was said (None: unknown) that somebody was helped, of the alert now or while it was yellow."""
+    said = [episode.evidence.get(key, {}) for key in (COUNTY, COUNTY_BEFORE)]
+    return {one.get("visited_at") for one in said if one.get("result") == Result.HELPED}
 
 
 def low_usage_signals(*, low: str, red: str, used: bool, away: bool, quiet: bool, remind: bool) -> Sequence[str]:

@@ -17,10 +17,11 @@ The rules:
 import asyncio
 import difflib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import tzinfo
 from typing import Any, Final, Protocol, TypeVar
 
+from agent.alerts import is_made_before_red
 from agent.command_texts import Texts, Words
 from agent.forwarder import telemetry_reading
 from agent.pipeline import StoreCalls
@@ -33,6 +34,7 @@ from protocols.contract import (
     ABSENCE_MS_MAX,
     AbsenceCommand,
     AcknowledgeCommand,
+    AlertBody,
     Command,
     Ending,
     Leaf,
@@ -69,8 +71,11 @@ class Actions(Protocol):
         """Expect somebody again; return what ended, None where nothing was declared."""
         ...
 
-    async def note(self, alert: str, county: Mapping[str, Any]) -> bool:
-        """Keep what the county says of an open alert; tell whether there is one of that id."""
+    async def note(self, alert: str, county: Mapping[str, Any], *, command_id: str) -> AlertBody | None:
+        """Keep what the county says of an open alert; return it with that, None where none has that id.
+
+        The command's id tells when the county said so.
+        """
         ...
 
     async def next_reading(self, meter: str, *, since_boottime_ms: int) -> Reading:
@@ -82,14 +87,25 @@ class Commands:
     """Answers commands."""
 
     def __init__(
-        self, *, store: StoreCalls, clock: Clock, actions: Actions, meters: Collection[str], zone: tzinfo
+        self,
+        *,
+        store: StoreCalls,
+        clock: Clock,
+        actions: Actions,
+        meters: Collection[str],
+        zone: tzinfo,
+        withdraw: Callable[[PresentCommand], Awaitable[None]],
     ) -> None:
-        """`meters` are those of the configuration, `zone` is where the gateway stands."""
+        """`meters` are those of the configuration, `zone` is where the gateway stands.
+
+        `withdraw` deletes the absences of a home that wait to be asked again; it may raise OSError.
+        """
         self._store = store
         self._clock = clock
         self._actions = actions
         self._meters = frozenset(meters)
         self._words = Words(zone)
+        self._withdraw = withdraw
         self._at_hand: dict[str, asyncio.Task[Reply]] = {}
 
     async def handle(self, payload: bytes) -> Reply | None:
@@ -188,9 +204,7 @@ class Commands:
             case AbsenceCommand():
                 return await self._declare(command)
             case PresentCommand():
-                ended = await self._actions.end_absence(command.meter, by=Ending.COMMAND, at=self._clock.now())
-                text = self._words.ended(ended) if ended else self._words.nothing_to_end(command.meter)
-                return self._done(command, text)
+                return await self._end(command)
             case AcknowledgeCommand():
                 return await self._note(command, self._words.acknowledged(command.alert), {"acknowledged_at": None})
             case ResolveCommand():
@@ -216,6 +230,18 @@ class Commands:
         # Where the power failed before the reply was remembered, it is known already, and may have ended since.
         return self._done(command, self._words.declared(kept) if kept.is_open else self._words.ended(kept))
 
+    async def _end(self, command: PresentCommand) -> Reply:
+        problem: OSError | None = None
+        try:
+            await self._withdraw(command)  # first: one of them may be being declared
+        except OSError as error:
+            log.error("absences_not_withdrawn meter=%s: %s", command.meter, error)
+            problem = error
+        ended = await self._actions.end_absence(command.meter, by=Ending.COMMAND, at=self._clock.now())
+        if problem is not None:  # we look at the home again, but may be made to look away: to be asked once more
+            return self._refuse(command.id, Refusal.FAILED, self._words.failed(str(problem)))
+        return self._done(command, self._words.ended(ended) if ended else self._words.nothing_to_end(command.meter))
+
     async def _note(
         self, command: AcknowledgeCommand | ResolveCommand, text: Texts, said: Mapping[str, str | None]
     ) -> Reply:
@@ -224,9 +250,12 @@ class Commands:
         note = {key: contract.instant(now.wall_ms) if value is None else value for key, value in said.items()}
         if now.trust is not ClockTrust.SYNCED:
             note["clock"] = now.trust.value
-        if await self._actions.note(command.alert, note):
-            return self._done(command, text)
-        return self._refuse(command.id, Refusal.UNKNOWN_ALERT, self._words.unknown_alert(command.alert))
+        alert = await self._actions.note(command.alert, note, command_id=command.id)
+        if alert is None:
+            return self._refuse(command.id, Refusal.UNKNOWN_ALERT, self._words.unknown_alert(command.alert))
+        if is_made_before_red(alert, command.id):
+            text = self._words.said_before_red(command.alert)
+        return self._done(command, text)
 
     async def _read(self, command: ReadNowCommand) -> Reply:
         now = self._clock.now()

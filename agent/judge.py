@@ -12,16 +12,18 @@ import msgspec
 
 from agent.absences import Absences
 from agent.alerts import (
-    COUNTY,
+    ESCALATED_AT,
     REMIND_ACKNOWLEDGED_MS,
     REMIND_MS,
     STILL_RED,
     Step,
+    helped_at,
     is_acknowledged,
     low_usage_signals,
     next_step,
     take,
     was_helped,
+    with_said,
 )
 from agent.detection.village import BUS_FAULT, SILENT_MS, Change
 from agent.detection.watch import ENDS, STANDS, Watch
@@ -102,13 +104,21 @@ class Judge:
         # since. Where it is gone, the alert was told before all that is left.
         told_at = {meter: wall_ms(red.at) for meter, red in reds.items()}
         told_ms: dict[str, int] = {}
+        # It is the silence in which somebody was helped that is never learned: the one that stood when that was said.
+        helped_ms = {meter: self._helped_ms(meter) for meter in self._rules}
+        heard_ms = dict.fromkeys(self._rules, 0)
         for reading in history:
-            weighed, meter = past.weigh(reading, self.absences), reading.meter
+            meter = reading.meter
+            if any(heard_ms[meter] <= said_ms < reading.at.wall_ms for said_ms in helped_ms.get(meter, ())):
+                past.unlearn(meter)
+            heard_ms[meter] = reading.at.wall_ms
+            weighed = past.weigh(reading, self.absences)
             if meter in told_at and (meter not in told_ms or told_at[meter] == reading.at.wall_ms):
                 told_ms[meter] = weighed.time_ms
         past.resume_late()
-        for meter, red in reds.items():  # it is one silence, so this is still the one in which somebody was helped
-            if was_helped(red):
+        for meter in self._rules:
+            is_one_silence = meter in reds and was_helped(reds[meter])  # a red alert lasts no longer
+            if is_one_silence or any(heard_ms[meter] <= said_ms for said_ms in helped_ms[meter]):
                 past.unlearn(meter)
         self._past, self._told_ms = past, told_ms
 
@@ -143,10 +153,10 @@ class Judge:
 
     def feed(self, reading: Reading) -> Verdict:
         """Take a reading; return what it amounts to."""
+        ended = list(self._ended_by_use_before(reading))  # else it would excuse this very reading
         weighed = self._past.weigh(reading, self.absences)
         dates = Dates(wall_ms=reading.at.wall_ms, time_ms=weighed.time_ms)
         steps = list(self._village_steps(weighed.changes, dates))
-        ended: list[Absence] = []
         watch = weighed.watch
         if watch is not None:
             reading = _coded(reading, watch)
@@ -162,6 +172,14 @@ class Judge:
             if self._wants_reminder(reading.meter, weighed.time_ms):
                 steps += self._remind(reading.meter, dates)
         return Verdict(reading=reading, steps=tuple(steps), ended=tuple(ended))
+
+    def _ended_by_use_before(self, reading: Reading) -> Iterator[Absence]:
+        """End the absence in which water was used while no clock was synced, now that a reading dates that use."""
+        used = self._past.date_use(reading)
+        if used is not None:
+            absence = self.absences.end_by_use(reading.meter, used[1], after_ms=used[0], is_dated=True)
+            if absence is not None:
+                yield absence
 
     def _ended_by_use(self, reading: Reading, weighed: Weighed) -> Absence | None:
         wall_ms = reading.at.wall_ms
@@ -186,6 +204,8 @@ class Judge:
                 yield from self._remind(reading.meter, dates)
                 continue
             evidence = low_usage_evidence(watch, reading=reading, dates=dates, step=step)
+            if step.transition is Transition.ESCALATED and weighed.is_dated:
+                evidence[ESCALATED_AT] = instant(dates.wall_ms)
             suspicion = self._past.village.suspicion(reading.meter)
             if suspicion is not None:
                 group = self._group_episode(reading.meter, suspicion.kind)
@@ -294,19 +314,27 @@ class Judge:
         if step is not None:
             yield self._take(step, since=episode.since, dates=dates, evidence=episode.evidence)
 
-    def noted(self, alert: str, county: Mapping[str, Any]) -> AlertBody | None:
-        """Return an open episode with what the county says of it, None where no such one is open. Changes nothing."""
+    def noted(self, alert: str, county: Mapping[str, Any], *, command_id: str | None = None) -> AlertBody | None:
+        """Return an open episode with what the county says of it, None where no such one is open. Changes nothing.
+
+        `command_id` tells when the county said so.
+        """
         for episode in self._episodes.values():
             if episode.id == alert:
-                said = {**episode.evidence.get(COUNTY, {}), **county}
-                return msgspec.structs.replace(episode, evidence={**episode.evidence, COUNTY: said})
+                return with_said(episode, county, command_id=command_id)
         return None
 
     def note(self, episode: AlertBody) -> None:
         """Go on with an open episode as `noted` returned it."""
-        self._episodes[_subject(episode)] = episode
-        if was_helped(episode):
+        subject = _subject(episode)
+        before, self._episodes[subject] = self._episodes[subject], episode
+        if helped_at(episode) - helped_at(before):  # said just now, so it is the silence that stands
             self._past.unlearn(episode.meter)
+
+    def _helped_ms(self, meter: str) -> list[int]:
+        """Return when it was said of a home's open alert that somebody was helped (wall clock)."""
+        episode = self._episodes.get((Kind.LOW_USAGE, meter))
+        return [wall_ms(at) for at in helped_at(episode) if at is not None] if episode is not None else []
 
     # -- what is kept -------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,7 @@ class Past:
         poll_every_ms = {meter: rule.poll_every_ms for meter, rule in rules.items()}
         self.village = VillageWatch(buses=buses, poll_every_ms=poll_every_ms, silent_ms=silent_ms)
         self._newest: dict[str, tuple[Moment, int]] = {}  # the last reading that counted, and where it lies
+        self._undated_use: dict[str, tuple[int, int]] = {}  # newest use by no synced clock: it ran between these two
         self._resume: dict[str, Learned] = {}
         self._replayed = False
 
@@ -97,6 +98,7 @@ class Past:
             return Weighed(time_ms, time_ms, 0, is_dated, None, [])
         if is_dated:
             absences.heed(reading.at.wall_ms)
+            self._undated_use.pop(reading.meter, None)
         after_ms = max(watch.read_at, time_ms - BLIND_MS)
         minute_of_day = local.hour * 60 + local.minute
         if not _is_plain(reading) or reading.volume_ml is None:
@@ -114,7 +116,21 @@ class Past:
             log.exception("judging_failed meter=%s: this home is learned anew; please report it", reading.meter)
             self.watches[reading.meter] = _new_watch(self._rules[reading.meter])
             return Weighed(time_ms, after_ms, minute_of_day, is_dated, None, [])
+        if watch.use and not is_dated:
+            self._undated_use[reading.meter] = after_ms, time_ms
         return Weighed(time_ms, after_ms, minute_of_day, is_dated, watch, changes)
+
+    def date_use(self, reading: Reading) -> tuple[int, int] | None:
+        """Return between which times (wall clock) water was used before this reading and by no synced clock; or None.
+
+        It is the newest such use, and this reading, not weighed yet, is the first since that a synced clock dates. The
+        axis never overestimates what lies between them: it ran then, or earlier where no clock tells of its boot.
+        """
+        used = self._undated_use.get(reading.meter)
+        if used is None or reading.at.trust is not ClockTrust.SYNCED:
+            return None
+        ahead_ms = reading.at.wall_ms - self.timeline.place(reading.at)
+        return used[0] + ahead_ms, used[1] + ahead_ms
 
     def _judge(self, watch: Watch, reading: Reading, time_ms: int, hour: int, volume_ml: int) -> list[Change]:
         watch.feed(time_ms, hour, volume_ml)

@@ -136,19 +136,22 @@ class Pipeline:
 
         return await self._errand(end)
 
-    async def note(self, alert: str, county: Mapping[str, Any]) -> bool:
-        """Keep what the county says of an open alert; tell whether there is one of that id. Raises StoreError."""
+    async def note(self, alert: str, county: Mapping[str, Any], *, command_id: str | None = None) -> AlertBody | None:
+        """Keep what the county says of an open alert; return it with that, None where none has that id.
 
-        async def keep() -> bool:
-            episode = self._judge.noted(alert, county)
+        `command_id` tells when the county said so. Raises StoreError.
+        """
+
+        async def keep() -> AlertBody | None:
+            episode = self._judge.noted(alert, county, command_id=command_id)
             if episode is None or not await self._store(lambda store: store.note_episode(episode)):
-                return False
+                return None
             self._judge.note(episode)
             if episode.meter is not None:
                 # A silence in which somebody was helped is not to be learned, not even after a power cut.
                 learned = tuple(self._judge.learned([episode.meter]))
                 await self._store(lambda store: store.commit([], [], learned))
-            return True
+            return episode
 
         return await self._errand(keep)
 

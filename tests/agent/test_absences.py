@@ -125,6 +125,15 @@ def test_water_that_is_used_while_nobody_knows_the_time_ends_nothing_that_is_to_
     assert used(absences, 0, START_MS + 6 * DAY_MS, is_dated=False).ended_ms == START_MS + DAY_MS, "it may have begun"
 
 
+@pytest.mark.parametrize("is_dated", [True, False])
+def test_water_that_is_used_when_an_absence_is_over_does_not_end_it_once_more(is_dated):
+    """It ended by its time, whoever asks later, though nobody has written that down yet."""
+    absences = Absences([absence(1)])
+    absences.heed(UNTIL_MS + 5)
+    assert used(absences, UNTIL_MS + 3, UNTIL_MS + 5, is_dated=is_dated) is None
+    assert absences.expire(UNTIL_MS + 5) == [absence(1).ended(Ending.TIME, at_ms=UNTIL_MS)]
+
+
 def test_an_absence_of_which_no_synced_reading_is_left_ends_where_it_was_declared():
     absences = Absences([absence(7)])
     assert used(absences, 0, 5, is_dated=False).ended_ms == START_MS + 7

@@ -303,6 +303,9 @@ def test_whoever_acknowledges_is_told_how_often_the_alert_is_repeated_then():
     reply = Words(datetime.UTC).acknowledged("01ARZ3NDEKTSV4RRFFQ69G0001")
     assert f"每 {after_h} 小时提醒一次" in reply["zh"]
     assert f"repeated every {after_h} h" in reply["en"]
+    refused = Words(datetime.UTC).said_before_red("01ARZ3NDEKTSV4RRFFQ69G0001")
+    assert f"每 {before_h} 小时提醒一次" in refused["zh"]
+    assert f"repeated every {before_h} h" in refused["en"]
     (row,) = re.findall(r"^\| `acknowledge` \|.*$", contract_document, re.MULTILINE)
     (transition,) = re.findall(r"^- `transition` .*\n.*$", contract_document, re.MULTILINE)
     for text in (row, transition, acknowledge.__doc__):

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from readings import shows, silent
 from stores import EPOCH
 
+from agent import command_folder
 from agent import commands as commands_module
+from agent.command_folder import CommandFolder
 from agent.commands import ABSENCE_DAYS_MAX, DAY_MS, DEADLINE_AHEAD_MS_MAX, READ_NOW_S_MAX, Commands
 from gateway.store import StoreDamaged, StoreError
 from gateway.ulid import new_ulid
@@ -41,13 +43,27 @@ class Clock:
         await asyncio.get_running_loop().create_future() if seconds > 1 else await asyncio.sleep(0)
 
 
+def an_alert(**evidence):
+    return contract.AlertBody(
+        id=ALERT,
+        meter="m-001",
+        kind=contract.Kind.LOW_USAGE,
+        state=contract.AlertState.ESCALATED,
+        level=contract.Level.RED,
+        since=contract.instant(NOW_MS - DAY_MS),
+        at=contract.instant(NOW_MS),
+        historical=False,
+        evidence=evidence,
+    )
+
+
 class Actions:
     """Records what is done."""
 
     def __init__(self):
         self.done = []
         self.standing = {}
-        self.alerts = {ALERT}
+        self.alerts = {ALERT: an_alert()}
         self.readings = asyncio.Queue()
         self.error = None
         self.hold = None
@@ -68,13 +84,17 @@ class Actions:
         absence = self.standing.pop(meter, None)
         return absence and absence.ended(by, at_ms=at.wall_ms)
 
-    async def note(self, alert, county):
-        await self._do("note", alert, dict(county))
-        return alert in self.alerts
+    async def note(self, alert, county, *, command_id):
+        await self._do("note", alert, dict(county), command_id)
+        return self.alerts.get(alert)
 
     async def next_reading(self, meter, *, since_boottime_ms):
         await self._do("read", meter, since_boottime_ms)
         return await self.readings.get()
+
+
+async def nothing_waits(_):
+    """Withdraw nothing: no absence waits in a folder."""
 
 
 @pytest.fixture
@@ -89,7 +109,9 @@ def actions():
 
 @pytest.fixture
 async def commands(store, clock, actions):
-    made = Commands(store=store, clock=clock, actions=actions, meters=["m-001", "m-002"], zone=SHANGHAI)
+    made = Commands(
+        store=store, clock=clock, actions=actions, meters=["m-001", "m-002"], zone=SHANGHAI, withdraw=nothing_waits
+    )
     yield made
     await made.close()
 
@@ -169,10 +191,26 @@ async def test_what_the_county_says_of_an_alert_is_noted_with_its_time(commands,
     assert reply.done
     at = contract.instant(NOW_MS)
     assert actions.done == [
-        ("note", ALERT, {"acknowledged_at": at}),
-        ("note", ALERT, {"visited_at": at, "result": "false", "why": "at a neighbour's"}),
+        ("note", ALERT, {"acknowledged_at": at}, json.loads(command("acknowledge"))["id"]),
+        ("note", ALERT, {"visited_at": at, "result": "false", "why": "at a neighbour's"}, reply.id),
     ]
     assert "误报" in reply.text["zh"]
+
+
+@pytest.mark.parametrize(("escalated_ms", "counts"), [(NOW_MS - 1, True), (NOW_MS, True), (NOW_MS + 1, False)])
+async def test_whoever_answered_a_yellow_alert_that_is_red_by_now_is_told_that_it_is_no_answer(
+    commands, actions, escalated_ms, counts
+):
+    actions.alerts[ALERT] = an_alert(escalated_at=contract.instant(escalated_ms))
+    replies = [
+        await commands.handle(command("acknowledge", alert=ALERT)),
+        await commands.handle(command("resolve", number=2, alert=ALERT, result="fine")),
+    ]
+    for reply in replies:
+        assert reply.done
+        assert ("send it with a new id" in reply.text["en"]) is not counts
+        assert ("重新发送（新编号）" in reply.text["zh"]) is not counts
+    assert len(actions.done) == 2, "it is noted all the same"
 
 
 async def test_an_alert_that_is_not_open_is_told(commands, store):
@@ -209,6 +247,66 @@ async def test_a_reading_is_waited_for_until_the_deadline_and_no_longer(commands
     waiting.cancel()
 
 
+async def test_presence_withdraws_what_waits_before_it_ends_what_stands_and_once(store, clock, actions):
+    async def withdraw(asked):
+        actions.done.append(("withdraw", asked.meter))
+
+    made = Commands(store=store, clock=clock, actions=actions, meters=["m-001"], zone=SHANGHAI, withdraw=withdraw)
+    for _ in range(2):  # its repetition: somebody may have gone away since
+        assert (await made.handle(command("present", meter="m-001"))).done
+    assert actions.done == [("withdraw", "m-001"), ("end", "m-001", Ending.COMMAND)]
+    refused(await made.handle(command("present", number=2, meter="m-9")), Refusal.UNKNOWN_METER)
+    await made.handle(away(number=3))
+    assert len(actions.done) == 3
+
+
+async def test_presence_ends_what_stands_where_what_waits_cannot_be_withdrawn_and_is_asked_again(
+    store, clock, actions, caplog
+):
+    problems = [OSError(5, "Input/output error")]
+
+    async def withdraw(_):
+        if problems:
+            raise problems.pop()
+
+    made = Commands(store=store, clock=clock, actions=actions, meters=["m-001"], zone=SHANGHAI, withdraw=withdraw)
+    await made.handle(away())
+    text = refused(await made.handle(command("present", number=2, meter="m-001")), Refusal.FAILED)
+    assert "Input/output error" in text["en"]
+    assert "absences_not_withdrawn meter=m-001" in caplog.text
+    assert actions.standing == {}
+    assert (await made.handle(command("present", number=2, meter="m-001"))).done
+
+
+@pytest.mark.parametrize("by", ["county", "folder"])
+async def test_who_is_back_is_not_away_again_once_the_clock_is_right(store, clock, actions, tmp_path, by):
+    """The two ends together: nobody may look away from who is at home because of an absence that waited."""
+
+    async def nap(_):
+        await asyncio.sleep(0.001)
+
+    clock.sleep, clock.trust = nap, ClockTrust.UNSYNCED
+    folder = CommandFolder(tmp_path, clock=clock)
+    made = Commands(
+        store=store, clock=clock, actions=actions, meters=["m-001"], zone=SHANGHAI, withdraw=folder.withdraw
+    )
+    looking = asyncio.create_task(folder.run(made.handle))
+    absence = contract.decode(contract.Leaf.COMMAND, away(number=9))
+    back = command("present", number=2, meter="m-001")
+    command_folder.send(tmp_path, absence)
+    while command_folder.reply_to(tmp_path, absence) is None:
+        await asyncio.sleep(0.001)
+    if by == "county":
+        assert (await made.handle(back)).done
+    else:
+        command_folder.send(tmp_path, contract.decode(contract.Leaf.COMMAND, back))
+    clock.trust = ClockTrust.SYNCED
+    await asyncio.sleep(0.3)  # many attempts at what waits
+    looking.cancel()
+    assert actions.done == [("end", "m-001", Ending.COMMAND)]
+    assert command_folder.waiting(tmp_path) == []
+
+
 # -- once -------------------------------------------------------------------------------------------------------------
 
 
@@ -216,7 +314,7 @@ async def test_the_same_id_again_brings_the_same_reply_and_nothing_else(commands
     first = await commands.handle(away())
     clock.wall_ms += 2 * DAY_MS
     assert await commands.handle(away()) == first, "although its deadline is over by now"
-    anew = Commands(store=store, clock=clock, actions=actions, meters=[], zone=SHANGHAI)
+    anew = Commands(store=store, clock=clock, actions=actions, meters=[], zone=SHANGHAI, withdraw=nothing_waits)
     assert await anew.handle(away()) == first, "after a restart, with another configuration"
     assert len(actions.done) == 1
 
@@ -284,7 +382,14 @@ async def test_an_absence_of_more_than_90_days_or_one_that_is_over_is_refused(co
 @pytest.mark.parametrize("until", ["9999-12-31T23:59:59.999Z", "9999-12-31T00:00:00.000Z"])
 async def test_the_end_of_the_calendar_is_too_far_ahead(commands, actions, store, clock, zone, until):
     """No clock of the village shows it, and nothing is said to be wrong with the gateway."""
-    here = Commands(store=store, clock=clock, actions=actions, meters=["m-001"], zone=zoneinfo.ZoneInfo(zone))
+    here = Commands(
+        store=store,
+        clock=clock,
+        actions=actions,
+        meters=["m-001"],
+        zone=zoneinfo.ZoneInfo(zone),
+        withdraw=nothing_waits,
+    )
     text = refused(await here.handle(away(until_ms=contract.wall_ms(until))), Refusal.INVALID)
     assert "more than 90 days ahead" in text["en"]
     assert "9999" in text["zh"]
@@ -298,6 +403,7 @@ async def test_the_first_day_of_the_calendar_is_over(actions, store, clock):
         actions=actions,
         meters=["m-001"],
         zone=zoneinfo.ZoneInfo("America/New_York"),
+        withdraw=nothing_waits,
     )
     first = "0001-01-01T00:00:00.000Z"
     over = command("absence", meter="m-001", until=first, declared_by="technician")
@@ -359,7 +465,9 @@ async def test_what_is_no_command_is_refused_where_it_gives_an_id(commands, acti
     ).map(lambda value: json.dumps(value).encode())
 )  # fmt: skip
 async def test_whatever_a_county_sends_nothing_breaks(store, payload):
-    made = Commands(store=store, clock=Clock(), actions=Actions(), meters=["m-001"], zone=SHANGHAI)
+    made = Commands(
+        store=store, clock=Clock(), actions=Actions(), meters=["m-001"], zone=SHANGHAI, withdraw=nothing_waits
+    )
     try:
         reply = await asyncio.wait_for(made.handle(payload), 0.05)
         assert reply is None or set(reply.text) == {"zh", "en"}

@@ -9,12 +9,14 @@ from partners.episodes import episode_id
 from readings import at, shows, silent
 
 from agent.absences import Absences
+from agent.alerts import is_made_before_red
 from agent.judge import Judge, Rule
 from agent.past import VILLAGE
 from agent.timeline import anchors_of
 from protocols.absence import Absence
-from protocols.contract import AlertBody, AlertState, Daily, Ending, Kind, Level, instant
+from protocols.contract import AlertBody, AlertState, Daily, Ending, Kind, Level, instant, wall_ms
 from protocols.reading import ClockTrust, Quality
+from protocols.ulid import ulid
 
 SYNCED, UNSYNCED = ClockTrust.SYNCED, ClockTrust.UNSYNCED
 RULE = Rule(window_ms=12 * 3_600_000, threshold_ml=100_000)
@@ -349,6 +351,65 @@ class TestAbsences:
         self.declared(judge, 100, 200, declared_h=20)
         blind = [rebooted(shows("m-1", 21 + i, 530 + 30 * i), at_h=21, lag_h=0.2) for i in range(5)]
         assert [judge.feed(reading).ended for reading in blind] == [()] * 5
+        set_by_hand = rebooted(shows("m-1", 26, 650), at_h=21, lag_h=-84)
+        assert judge.feed(set_by_hand).ended == (), "its clock dates no use"
+
+    @pytest.mark.parametrize("is_restarted", [False, True])
+    @pytest.mark.parametrize(
+        ("start_h", "synced_boot", "ends"),
+        [(40, "boot-2", True), (46, "boot-2", True), (46.5, "boot-2", False), (46.5, "boot-3", True)],
+        ids=["before all use", "before the last use", "after all use", "nobody knows"],
+    )
+    def test_use_that_is_dated_later_ends_what_had_begun(self, new_id, is_restarted, start_h, synced_boot, ends):
+        """Somebody is at home from hour 42 to 47; the clock lags 12 h until 50. After 47 that person has fallen.
+
+        Where the clock of that boot never was synced, the water may have run at any time before the next one began.
+        """
+        judge = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
+        history = [shows("m-1", 0, 480), *still("m-1", 1, 29)]
+        steps(judge, history[:3])
+        absence = self.declared(judge, start_h, 24 * 60, declared_h=2)
+        found = steps(judge, history[3:])
+        blind = [rebooted(shows("m-1", h, 500 + 30 * (min(h, 47) - 41)), at_h=41, lag_h=12) for h in range(42, 50)]
+        verdicts = [judge.feed(reading) for reading in blind]
+        assert [verdict.ended for verdict in verdicts] == [()] * len(blind)
+        found += [step for verdict in verdicts for step in verdict.steps]
+        began_h = 41 if synced_boot == "boot-2" else 49.9
+        after = [rebooted(one, at_h=began_h, trust=SYNCED, boot=synced_boot) for one in still("m-1", 50, 72, 680)]
+        history += blind
+        if is_restarted:
+            open_steps = list(judge._episodes.values())
+            judge = Judge({"m-1": RULE}, episodes=open_steps, new_id=new_id, absences=judge.absences)
+            judge.replay(history, anchors_of(one.at for one in history))
+        if judge.wants_replay(after[0].at):
+            judge.replay(history, anchors_of(one.at for one in (*history, after[0])))
+        verdicts = [judge.feed(reading) for reading in after]
+        found += [step for verdict in verdicts for step in verdict.steps]
+        ended = [(one.id, one.ended_by) for verdict in verdicts for one in verdict.ended]
+        assert ended == ([(absence.id, Ending.USE)] if ends else [])
+        assert [one.ended for one in verdicts[1:]] == [()] * (len(after) - 1)
+        is_red = any(step.level is Level.RED and wall_ms(step.at) > at(50).wall_ms for step in found)
+        assert is_red is ends
+
+    def test_use_that_is_dated_later_is_told_though_the_meter_has_no_value_then(self, judge):
+        steps(judge, [shows("m-1", 0, 480), *still("m-1", 1, 20)])
+        absence = self.declared(judge, 30, 24 * 60, declared_h=20)
+        blind = [rebooted(shows("m-1", hour, 500 + hour), at_h=31, lag_h=20) for hour in (32, 33)]
+        assert [judge.feed(reading).ended for reading in blind] == [(), ()]
+        (ended,) = judge.feed(rebooted(silent("m-1", 34), at_h=31, trust=SYNCED)).ended
+        assert (ended.id, ended.ended_ms) == (absence.id, at(33).wall_ms)
+
+    @pytest.mark.parametrize(("is_dated", "ahead_h"), [(False, 0), (False, 3), (True, 3)])
+    def test_use_that_is_dated_ends_nothing_that_is_declared_after_it(self, judge, is_dated, ahead_h):
+        """Nor when the synced clock is set right a little later."""
+        steps(judge, [shows("m-1", 0, 480), *still("m-1", 1, 20)])
+        blind = [rebooted(shows("m-1", hour, 500 + hour), at_h=21, lag_h=0.2) for hour in (22, 23)]
+        blind.append(rebooted(shows("m-1", 24, 550 if is_dated else 523), at_h=21, trust=SYNCED))
+        steps(judge, blind)
+        self.declared(judge, 24.5, 24 * 60)
+        after = still("m-1", 25, 60, 550 if is_dated else 523)
+        after = [rebooted(one, at_h=21, trust=SYNCED, lag_h=-ahead_h) for one in after]
+        assert [judge.feed(reading).ended for reading in after] == [()] * len(after)
 
     @pytest.mark.parametrize("lag_h", [0.2, -9000.0, 400_000.0], ids=["a little", "a year ahead", "1981"])
     def test_who_says_without_a_synced_clock_that_somebody_is_back_unsays_no_absence(self, judge, lag_h):
@@ -415,6 +476,14 @@ class TestAbsences:
         assert told(found)[0] == (OPENED, "red", "open")
         assert found[0].at == instant(at(20).wall_ms)
         assert REMINDED in [step.transition for step in found]
+
+    def test_without_a_synced_clock_quiet_hours_hold_nothing_back(self, judge):
+        """Nobody knows what hour of day it is; a fall must not wait for the 24 h because of that."""
+        self.declared(judge, -24, 24 * 30, daily=Daily(start="00:00", end="23:59"))
+        blind = [rebooted(one, at_h=0) for one in [shows("m-1", 0, 480), shows("m-1", 1, 500), *still("m-1", 2, 20)]]
+        found = steps(judge, blind)
+        assert told(found) == [(OPENED, "yellow", "open"), (ESCALATED, "red", "escalated")]
+        assert found[-1].evidence["reason"] == "limit"
 
     def test_quiet_hours_outlast_an_absence_and_its_end(self, judge):
         self.declared(judge, 0, 24 * 30, daily=Daily(start="00:00", end="23:59"))
@@ -538,6 +607,73 @@ class TestWhatTheCountySays:
             one.feed(shows("m-1", helped_h + 8, 530))
         after = [sum(one._past.watches["m-1"].limit._counts) for one in (judge, again)]
         assert [later > sooner for sooner, later in zip(before, after, strict=True)] == [is_used_since] * 2
+
+    @pytest.mark.parametrize("is_late", [False, True], ids=["in time", "after the escalation"])
+    @pytest.mark.parametrize("restart_h", [13.9, 14, 20], ids=["at once", "in yellow", "in red"])
+    @pytest.mark.parametrize("used_h", [None, 13.5, 15], ids=["still", "used before", "used since"])
+    def test_a_silence_in_which_somebody_was_helped_in_yellow_is_known_without_what_was_learned(
+        self, judge, new_id, restart_h, used_h, is_late
+    ):
+        """The stored readings tell which silence that was: not the one before, and not one that began since."""
+        said_h = min(19, restart_h) - 0.5 if is_late else 13.8
+        hours = sorted({*range(1, round(restart_h) + 15), *([used_h] if used_h else [])})
+        history, lived = [shows("m-1", -1, 470), shows("m-1", 0, 480)], [judge]
+        steps(judge, history)
+        for hour in hours:
+            if hour > said_h and len(lived) == 1 and hour - 1 <= said_h:
+                alert = judge._episodes[Kind.LOW_USAGE, "m-1"]
+                said = {"visited_at": instant(at(said_h).wall_ms), "result": "helped"}
+                judge.note(judge.noted(alert.id, said, command_id=ulid(at(13.8).wall_ms, random=1)))
+            if hour > restart_h and len(lived) == 1:
+                again = Judge({"m-1": RULE, "m-2": RULE}, episodes=judge._episodes.values(), new_id=new_id)
+                again.replay(history, anchors_of(reading.at for reading in history))
+                lived.append(again)
+            reading = shows("m-1", hour, 506 if used_h and hour >= used_h else 500)
+            history.append(reading)
+            for one in lived:
+                one.feed(reading)
+        learns = [one._past.watches["m-1"].limit._learns for one in lived]
+        since = used_h is not None and used_h > said_h
+        assert learns == [since] * 2
+
+    def test_what_is_said_later_of_the_alert_marks_no_later_silence(self, judge):
+        (opened,) = steps(judge, [shows("m-1", 0, 480), *still("m-1", 1, 13)])
+        said = {"visited_at": instant(at(13).wall_ms), "result": "helped"}
+        judge.note(judge.noted(opened.id, said))
+        steps(judge, [shows("m-1", 14, 506), shows("m-1", 15, 506)])
+        judge.note(judge.noted(opened.id, {"acknowledged_at": instant(at(15).wall_ms)}))
+        assert judge._past.watches["m-1"].limit._learns
+
+    @pytest.mark.parametrize(("made_h", "reminders"), [(16.9, [23, 29, 35, 41]), (17, [41]), (17.1, [41])])
+    @pytest.mark.parametrize("is_restarted", [False, True])
+    def test_what_was_said_before_it_turned_red_is_no_answer_however_late_it_comes(
+        self, judge, new_id, made_h, reminders, is_restarted
+    ):
+        found = steps(judge, [shows("m-1", 0, 480), *still("m-1", 1, 18)])
+        assert found[-1].evidence["escalated_at"] == instant(at(17).wall_ms)
+        if is_restarted:
+            history = [shows("m-1", 0, 480), *still("m-1", 1, 18)]
+            judge = Judge({"m-1": RULE}, episodes=[found[-1]], new_id=new_id)
+            judge.replay(history, anchors_of(reading.at for reading in history))
+        said = {"acknowledged_at": instant(at(18.5).wall_ms)}
+        alert = judge.noted(found[-1].id, said, command_id=ulid(at(made_h).wall_ms, random=1))
+        judge.note(alert)
+        is_early = made_h < 17
+        assert is_made_before_red(alert, ulid(at(made_h).wall_ms, random=1)) is is_early
+        later = steps(judge, still("m-1", 19, 41))
+        assert [step.at for step in later] == [instant(at(hour).wall_ms) for hour in reminders]
+        for step in later:
+            assert step.evidence["county_before" if is_early else "county"] == said
+            assert ("county" in step.evidence) is not is_early
+            assert step.evidence["escalated_at"] == instant(at(17).wall_ms)
+
+    def test_where_no_synced_clock_dates_the_escalation_what_is_said_counts(self, judge):
+        blind = [rebooted(one, at_h=0, lag_h=-9000) for one in [shows("m-1", 0, 480), *still("m-1", 1, 18)]]
+        found = steps(judge, blind)
+        assert told(found)[-1] == (ESCALATED, "red", "escalated")
+        assert "escalated_at" not in found[-1].evidence
+        said = judge.noted(found[-1].id, {"result": "fine"}, command_id=ulid(at(18).wall_ms, random=1))
+        assert said.evidence["county"] == {"result": "fine"}
 
     def test_a_replay_on_another_axis_does_not_stop_the_reminders(self, judge):
         ahead = [shows("m-1", 9000, 480), *still("m-1", 9001, 9018)]

@@ -124,3 +124,28 @@ async def test_who_is_said_to_be_back_before_the_clock_is_synced_was_away_until_
     steps = told(store)
     assert [step for step, _ in steps[:2]] == ["opened", "escalated"]
     assert [time for _, time in steps[:2]] == [instant(at(hour).wall_ms) for hour in (42, 46)]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_who_was_at_home_when_an_absence_began_is_watched_once_the_clock_is_synced(store, new_id, restarts):
+    """The absence was declared for later, and began while the clock was 12 h behind."""
+    line, running = await start(store, new_id)
+    for reading in [shows("m-1", 0, 480), shows("m-1", 1, 500)]:
+        await line.accept([reading])
+    await line.declare_absence(msgspec.structs.replace(declared(36, 24 * 60), declared_ms=at(2).wall_ms))
+    await line.accept([shows("m-1", hour, 500) for hour in range(2, 30)])
+    await stop(line, running)
+    blind = [
+        second_boot(shows("m-1", h, 510 + 30 * min(h, 40)), trust=ClockTrust.UNSYNCED, lag_h=12) for h in range(31, 44)
+    ]
+    after = [second_boot(shows("m-1", hour, 1710), trust=ClockTrust.SYNCED) for hour in range(44, 70)]
+    if restarts:
+        await lived(store, new_id, blind)
+        assert store.store.absences()[0].is_open
+        await lived(store, new_id, after[:1])
+    else:
+        await lived(store, new_id, [*blind, after[0]])
+    (absence,) = store.store.absences()
+    assert (absence.ended_by, absence.ended_ms) == (Ending.USE, at(40).wall_ms)
+    await lived(store, new_id, after[1:])
+    assert ("escalated", instant(at(56).wall_ms)) in told(store)

@@ -16,6 +16,7 @@ from gateway.store import StoreDamaged, StoreError
 from protocols.absence import Absence
 from protocols.contract import Ending, Stream
 from protocols.reading import ClockTrust
+from protocols.ulid import ulid
 
 RULE = Rule(window_ms=12 * 3_600_000, threshold_ml=100_000)
 HOUR_MS = 3_600_000
@@ -246,6 +247,29 @@ async def test_an_absence_is_declared_stored_told_and_ended_by_use(store, new_id
     assert told == [0, 1]
 
 
+async def test_an_absence_that_use_ended_on_a_full_disk_is_stored_as_ended_when_there_is_room(store, new_id):
+    """Else it would stand again after a restart, and the home be watched by nobody."""
+    told = []
+    judge = Judge({"m-1": RULE}, episodes=[], new_id=new_id)
+    line = Pipeline(store=store, judge=judge, committed=lambda: None, absences_changed=lambda: told.append(1))
+    running = asyncio.create_task(line.run())
+    await line.accept([shows("m-1", 0, 480), shows("m-1", 1, 500)])
+    await line.declare_absence(an_absence(start_h=1))
+    store.error = FULL
+    await line.accept([shows("m-1", 2, 530)])
+    await settle()
+    assert store.store.absences()[0].is_open
+    assert len(told) == 1
+    store.error = None
+    await line.accept([shows("m-1", 3, 530)])
+    await settle()
+    (absence,) = store.store.absences()
+    assert (absence.ended_by, absence.ended_ms) == (Ending.USE, at(2).wall_ms)
+    assert len(told) == 2
+    await line.stop()
+    await running
+
+
 async def test_an_absence_that_ended_is_not_declared_again_by_its_repetition(pipeline, store):
     """The power failed before it was remembered that the command was done, and the county repeats it."""
     assert await pipeline.declare_absence(an_absence()) == an_absence()
@@ -270,6 +294,30 @@ async def test_what_the_county_says_of_an_alert_is_in_the_store_and_in_its_end(p
     assert await pipeline.note(opened.id, {"acknowledged_at": "2026-09-22T05:13:20.000Z"})
     assert store.store.open_episodes()[0].evidence["county"] == {"acknowledged_at": "2026-09-22T05:13:20.000Z"}
     assert not await pipeline.note(EPOCH, {"result": "fine"})
+
+
+async def test_that_somebody_was_helped_is_in_what_is_kept_of_a_home_before_it_is_answered(pipeline, store):
+    """Else a power cut within the next six hours would have that silence learned."""
+    await pipeline.accept([shows("m-1", hour, 500 if hour < 2 else 530) for hour in range(16)])
+    await settle()
+    (opened,) = store.store.open_episodes()
+    before = store.store.learned()["m-1"]
+    assert await pipeline.note(opened.id, {"visited_at": "2026-09-22T05:13:20.000Z", "result": "helped"})
+    (now,) = pipeline._judge.learned(["m-1"])
+    assert now.state != before.state
+    assert store.store.learned()["m-1"].state == now.state
+
+
+async def test_what_was_said_before_an_alert_turned_red_is_set_aside_in_the_store_too(pipeline, store):
+    await pipeline.accept([shows("m-1", 0, 480), *[shows("m-1", hour, 500) for hour in range(1, 19)]])
+    await settle()
+    (red,) = store.store.open_episodes()
+    said = {"result": "fine"}
+    alert = await pipeline.note(red.id, said, command_id=ulid(at(13).wall_ms, random=1))
+    assert store.store.open_episodes() == [alert]
+    assert alert.evidence == red.evidence | {"county_before": said}
+    alert = await pipeline.note(red.id, said, command_id=ulid(at(18).wall_ms, random=1))
+    assert alert.evidence == red.evidence | {"county_before": said, "county": said}
 
 
 async def test_a_disk_that_is_full_is_told_to_whoever_asks_and_ends_nothing(pipeline, store):
