@@ -50,7 +50,8 @@ def scan(
         list[str] | None, typer.Option("--framing", help="Of Modbus: rtu, ascii, tcp; absent: all. 帧格式")
     ] = None,
     addresses: Annotated[
-        str | None, typer.Option("--addresses", "-a", help="1-247 or 1,5,17 (255 on TCP); CJ/T 188: the meters' 14 digits. 地址")
+        str | None,
+        typer.Option("--addresses", "-a", help="1-247 or 1,5,17 (255 on TCP); CJ/T 188: the meters' 14 digits. 地址"),
     ] = None,
     timeout_ms: Annotated[
         int | None, typer.Option("--timeout-ms", min=10, max=10_000, help="How long an address may think. 超时")
