@@ -1,4 +1,8 @@
+import os
+
 LONG_S = 120
+# The processes that the tests start by the hundred should not compile us each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def limit_s(item):
