@@ -94,7 +94,7 @@ drop table set_aside_v1;
 """
 # Written tightly: all definitions together must fit the first page, which a rescue can replace (a test sees to it).
 # SQLite has no checksums, so a state of `learned` brings its own; one that does not fit is left out when read.
-# Rows of one hour lie together in `hourly`, so a commit touches a page or two of it.
+# Rows of one hour lie together in `hourly`: forgetting some hours of readings writes a few pages of it.
 _V3: Final = """
 create table learned (meter text primary key, boot_id text not null, boottime_ms integer not null,
 position_ms integer not null, state blob not null, crc integer not null) strict;

@@ -153,15 +153,8 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "address", "fault"), CASES)
-def test_whatever_the_meter_does_the_reader_only_reads(name, address, fault, monkeypatch):
-    """Each built-in profile, those with a valve too; the meter answers, is silent, refuses, babbles, or is another."""
-    skip_real_pauses(monkeypatch)
-    more = {"exception": "code = 2\n", "wrong_unit": f'address = "{address[:-1]}9"\n'}.get(fault, "")
-    text = f'[[meter]]\nprofile = "{name}"\naddress = "{address}"\nstart_m3 = "1"\nusage = []\n'
-    text += f'[[meter.fault]]\nkind = "{fault}"\n{more}' if fault else ""
-    (plan,) = parse(text, where="v").meters
-    responder = RESPONDERS[plan.profile.head.protocol]([SimulatedMeter(plan, chance=random.Random(3))])
+def heard_by(responder):
+    """A port at whose other end a simulated meter answers; its clock, and what was sent to it."""
     clock, sent = VirtualClock(), []
     port = VirtualPort(clock)
 
@@ -172,6 +165,19 @@ def test_whatever_the_meter_does_the_reader_only_reads(name, address, fault, mon
             port.arrive(clock.now_s + 0.05, answer.before + answer.frame + answer.after)
 
     port.on_write = hear
+    return port, clock, sent
+
+
+@pytest.mark.parametrize(("name", "address", "fault"), CASES)
+def test_whatever_the_meter_does_the_reader_only_reads(name, address, fault, monkeypatch):
+    """Each built-in profile, those with a valve too; the meter answers, is silent, refuses, babbles, or is another."""
+    skip_real_pauses(monkeypatch)
+    more = {"exception": "code = 2\n", "wrong_unit": f'address = "{address[:-1]}9"\n'}.get(fault, "")
+    text = f'[[meter]]\nprofile = "{name}"\naddress = "{address}"\nstart_m3 = "1"\nusage = []\n'
+    text += f'[[meter.fault]]\nkind = "{fault}"\n{more}' if fault else ""
+    (plan,) = parse(text, where="v").meters
+    responder = RESPONDERS[plan.profile.head.protocol]([SimulatedMeter(plan, chance=random.Random(3))])
+    port, _, sent = heard_by(responder)
     reader = MeterReader(profile=plan.profile, address=plan.address, timeout_ms=100, retries=1)
     line = virtual_line(port, baudrate=9600)
     got = 0
@@ -196,16 +202,7 @@ def test_whatever_the_meter_does_its_memory_is_only_read(name, address, fault):
     text += f'[[meter.fault]]\nkind = "{fault}"\n{more.get(fault, "")}' if fault else ""
     (simulated,) = parse(text, where="v").meters
     responder = RESPONDERS["cjt188"]([SimulatedMeter(simulated, chance=random.Random(3))])
-    clock, sent = VirtualClock(), []
-    port = VirtualPort(clock)
-
-    def hear(data):
-        sent.append(data)
-        responder.pause()
-        for answer in responder.hear(data, wall_ms=0):
-            port.arrive(clock.now_s + 0.05, answer.before + answer.frame + answer.after)
-
-    port.on_write = hear
+    port, clock, sent = heard_by(responder)
     plan = Plan(
         meter="m",
         line=LineSettings(name="line", port="/dev/virtual"),
